@@ -60,7 +60,7 @@ template <Real S>
 /// `A_log`, or log(-A) of a file that has `A` instead: within a rounding or two of the number that was there before. With as many axes as
 /// `axes` (0: any number).
 template <Real S>
-[[nodiscard]] Array<S> read_decay_rate(const PrefixedTensors<S>& tensors, std::size_t axes, const std::string& rate = "A") {
+[[nodiscard, gnu::cold]] Array<S> read_decay_rate(const PrefixedTensors<S>& tensors, std::size_t axes, const std::string& rate = "A") {
   if (tensors.has(rate + "_log") || !tensors.has(rate)) return tensors.required(rate + "_log", axes);
   const Array<S> stored = tensors.required(rate, axes);
   NamesRead::add(tensors.source(), tensors.prefix(), rate, rate + "_log");

@@ -39,7 +39,7 @@ class GatedDeltaNet : public LayerInterface<GatedDeltaNet<S>>, public DeltaRule<
   /// Reads the weights below a prefix such as `model.layers.0.linear_attn.`, in any of the public namings: separate projections
   /// (flash-linear-attention, OLMo Hybrid), in_proj_qkv, _z, _a, _b (Qwen3.5), or in_proj_qkvz and _ba, whose rows are grouped by key head
   /// (Qwen3-Next). The last two need the number of key heads.
-  [[nodiscard]] static GatedDeltaNet from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static GatedDeltaNet from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0.
   [[nodiscard]] static GatedDeltaNet for_engine(const EngineWeights& weights, Options options = {}) {

@@ -46,7 +46,7 @@ class Gla : public HeadMixer<Gla<S>, S> {
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   Gla(Weights weights, Options options);
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
-  [[nodiscard]] static Gla from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
+  [[nodiscard, gnu::cold]] static Gla from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
 
   /// The width r between the two projections of the decay.
   [[nodiscard]] Index rank() const { return gk_0_.rows(); }

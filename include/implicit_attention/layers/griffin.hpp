@@ -92,7 +92,7 @@ class Griffin : public LayerInterface<Griffin<S>> {
   [[nodiscard]] static Griffin for_engine(EngineWeights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `model.layers.0.temporal_block.`, under their public names.
-  [[nodiscard]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Griffin from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }

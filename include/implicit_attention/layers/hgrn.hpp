@@ -35,7 +35,7 @@ class Hgrn : public HeadMixer<Hgrn<S>, S> {
     check_shape(layer_name, "f_proj.weight", this->weights().k_proj.weight, this->channels(), this->width(), "(channels, width)");
   }
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
-  [[nodiscard]] static Hgrn from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {
+  [[nodiscard, gnu::cold]] static Hgrn from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {
     return Hgrn(Base::read(tensors, options, names, "g_norm.weight"), options);
   }
 

@@ -35,7 +35,7 @@ class Hgrn2 : public HeadMixer<Hgrn2<S>, S> {
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor.
   Hgrn2(Weights weights, Options options) : Base(std::move(weights), options, names, true) {}
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
-  [[nodiscard]] static Hgrn2 from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {
+  [[nodiscard, gnu::cold]] static Hgrn2 from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options) {
     return Hgrn2(Base::read(tensors, options, names, "g_norm.weight"), options);
   }
 

@@ -55,7 +55,7 @@ class Hyena : public LayerInterface<Hyena<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Hyena(Weights weights, Options options = {});
   /// Reads the weights below a prefix, under their public names.
-  [[nodiscard]] static Hyena from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Hyena from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.in_proj_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.filter_bias.size(); }

@@ -42,7 +42,7 @@ class Kda : public LayerInterface<Kda<S>>, public DeltaRule<S> {
 
   /// Reads the weights below a prefix such as `model.layers.0.self_attn.`: f_a_proj and f_b_proj (the Kimi checkpoints), f_proj.0 and
   /// f_proj.1 (flash-linear-attention) or f_proj alone (full rank), and the same for g.
-  [[nodiscard]] static Kda from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Kda from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   /// A descriptor without projections: it lowers what an engine has run, and cannot run itself; `width()` is 0. With a lower bound the
   /// log decays are handed in as they are.

@@ -59,7 +59,7 @@ class LatentAttention : public LayerInterface<LatentAttention<S>> {
   LatentAttention(Weights weights, Options options);
 
   /// Reads the weights below a prefix such as `model.layers.3.self_attn.`, under their public names.
-  [[nodiscard]] static LatentAttention from_tensors(const PrefixedTensors<Scalar>& tensors, Options options);
+  [[nodiscard, gnu::cold]] static LatentAttention from_tensors(const PrefixedTensors<Scalar>& tensors, Options options);
 
   [[nodiscard]] Index width() const { return weights_.kv_a_proj_with_mqa_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.o_proj_weight.cols(); }

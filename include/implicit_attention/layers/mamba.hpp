@@ -89,7 +89,7 @@ class Mamba : public LayerInterface<Mamba<S>> {
   [[nodiscard]] static Mamba for_engine(EngineWeights weights);
 
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
-  [[nodiscard]] static Mamba from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Mamba from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }

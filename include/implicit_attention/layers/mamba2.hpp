@@ -78,7 +78,7 @@ class Mamba2 : public LayerInterface<Mamba2<S>> {
   /// Checks every shape against the others; fails naming the tensor or the option.
   explicit Mamba2(Weights weights, Options options = {});
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
-  [[nodiscard]] static Mamba2 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Mamba2 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.in_proj_weight.cols(); }
   [[nodiscard]] Index channels() const { return channels_; }

@@ -57,7 +57,7 @@ class Mamba3 : public LayerInterface<Mamba3<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   explicit Mamba3(Weights weights, Options options = {});
   /// Reads the weights below a prefix such as `backbone.layers.0.mixer.`, under their public names.
-  [[nodiscard]] static Mamba3 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}) {
+  [[nodiscard, gnu::cold]] static Mamba3 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}) {
     return Mamba3(Weights::from_tensors(tensors), options);
   }
 

@@ -54,7 +54,7 @@ struct Mamba3Weights {
     return row;
   }
 
-  [[nodiscard]] static Mamba3Weights from_tensors(const PrefixedTensors<S>& tensors) {
+  [[nodiscard, gnu::cold]] static Mamba3Weights from_tensors(const PrefixedTensors<S>& tensors) {
     Mamba3Weights w;
     w.in_proj_weight = tensors.required("in_proj.weight", 2);
     w.dt_bias = tensors.required("dt_bias", 1);

@@ -58,7 +58,7 @@ class Mlla : public LayerInterface<Mlla<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor or the option.
   Mlla(Weights weights, Options options);
   /// Reads the weights below a prefix, under their public names.
-  [[nodiscard]] static Mlla from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
+  [[nodiscard, gnu::cold]] static Mlla from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
 
   [[nodiscard]] Index width() const { return weights_.in_proj_weight.rows(); }
   [[nodiscard]] Index channels() const { return width(); }

@@ -72,7 +72,7 @@ class Mlstm : public LayerInterface<Mlstm<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit Mlstm(Weights weights, Options options = {});
   /// Reads the weights below a prefix such as `blocks.0.xlstm.`, under their public names.
-  [[nodiscard]] static Mlstm from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Mlstm from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.proj_up_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.learnable_skip.size(); }

@@ -65,7 +65,7 @@ class MlstmLarge : public LayerInterface<MlstmLarge<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit MlstmLarge(Weights weights, Options options = {});
   /// Reads the weights below a prefix such as `backbone.blocks.0.mlstm_layer.`, under their public names.
-  [[nodiscard]] static MlstmLarge from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static MlstmLarge from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.v_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.v_weight.rows(); }

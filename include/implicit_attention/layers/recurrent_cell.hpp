@@ -59,7 +59,7 @@ class RecurrentCell : public LayerInterface<Derived> {
     detail::check_bias(Derived::layer_name, "bias_hh_l0", weights_.bias_hh, rows, "gates * channels");
   }
   /// Reads the weights below a prefix, under torch's names of a first layer.
-  [[nodiscard]] static Derived from_tensors(const PrefixedTensors<Scalar>& tensors) {
+  [[nodiscard, gnu::cold]] static Derived from_tensors(const PrefixedTensors<Scalar>& tensors) {
     Weights w;
     w.weight_ih = tensors.required("weight_ih_l0", 2);
     w.weight_hh = tensors.required("weight_hh_l0", 2);

@@ -43,7 +43,7 @@ class RetNet : public HeadMixer<RetNet<S>, S> {
   /// Checks every shape against the others; fails (ErrorKind::shape or ErrorKind::value) naming the tensor.
   RetNet(Weights weights, Options options);
   /// Reads the weights below a prefix such as `model.layers.0.attn.`, under their public names.
-  [[nodiscard]] static RetNet from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
+  [[nodiscard, gnu::cold]] static RetNet from_tensors(const PrefixedTensors<Scalar>& tensors, const Options& options);
 
   /// log gamma_h, (1, H).
   [[nodiscard]] const Array<Scalar>& log_decay() const { return log_decay_; }

@@ -53,7 +53,7 @@ class Rwkv5 : public LayerInterface<Rwkv5<S>> {
   explicit Rwkv5(Weights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `rwkv.blocks.0.attention.` or `blocks.0.att.`, under their public names.
-  [[nodiscard]] static Rwkv5 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Rwkv5 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.key_weight.rows(); }

@@ -54,7 +54,7 @@ class Rwkv6 : public LayerInterface<Rwkv6<S>> {
   explicit Rwkv6(Weights weights, Options options = {});
 
   /// Reads the weights below a prefix such as `rwkv.blocks.0.attention.` or `blocks.0.att.`, under their public names.
-  [[nodiscard]] static Rwkv6 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Rwkv6 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.key_weight.rows(); }

@@ -92,7 +92,7 @@ class Rwkv7 : public LayerInterface<Rwkv7<S>> {
   /// Reads the weights below a prefix such as `blocks.0.att.` (BlinkDL's names; transformers' after `rwkv7.`) or `model.layers.0.attn.`
   /// (flash-linear-attention's). `first` says that this is the model's first layer, whose v0, v1, v2 nothing reads; without it, a layer is
   /// the first if it has none.
-  [[nodiscard]] static Rwkv7 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}, bool first = false);
+  [[nodiscard, gnu::cold]] static Rwkv7 from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {}, bool first = false);
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.ln_x_weight.size(); }

@@ -69,7 +69,7 @@ template <Real Scalar>
 /// The map called `name`: BlinkDL stores the factors of x w1 w2 and the bias w0; flash-linear-attention the transposes of the factors, as
 /// weights of linear maps.
 template <Real Scalar>
-[[nodiscard]] LowRankMap<Scalar> read_low_rank(const PrefixedTensors<Scalar>& tensors, const std::string& name, bool biased) {
+[[nodiscard, gnu::cold]] LowRankMap<Scalar> read_low_rank(const PrefixedTensors<Scalar>& tensors, const std::string& name, bool biased) {
   const std::string lora = name + "_lora.lora.";
   LowRankMap<Scalar> map;
   if (tensors.has(lora + "0.weight") || has_fla_names(tensors)) {

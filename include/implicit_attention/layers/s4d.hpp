@@ -52,7 +52,7 @@ class S4d : public LayerInterface<S4d<S>> {
   /// Checks every shape against the others; fails (ErrorKind::shape) naming the tensor.
   explicit S4d(Weights weights, Options options = {});
   /// Reads the weights below a prefix, under their public names.
-  [[nodiscard]] static S4d from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static S4d from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return weights_.D.size(); }
   [[nodiscard]] Index channels() const { return weights_.D.size(); }

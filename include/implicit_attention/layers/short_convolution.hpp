@@ -51,7 +51,7 @@ class ShortConvolution : public LayerInterface<ShortConvolution<S>> {
   explicit ShortConvolution(Weights weights);
 
   /// Reads the weights below a prefix such as `model.layers.0.conv.`, under their public names.
-  [[nodiscard]] static ShortConvolution from_tensors(const PrefixedTensors<Scalar>& tensors);
+  [[nodiscard, gnu::cold]] static ShortConvolution from_tensors(const PrefixedTensors<Scalar>& tensors);
 
   [[nodiscard]] Index width() const { return weights_.in_proj_weight.cols(); }
   [[nodiscard]] Index channels() const { return weights_.conv_weight.rows(); }

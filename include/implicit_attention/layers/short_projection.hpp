@@ -25,8 +25,8 @@ struct ShortProjection {
   [[nodiscard]] Index tail_rows() const { return convolved() ? convolution_weight.cols() - 1 : 0; }
 
   /// Reads `NAME_proj.weight` and what belongs to it. `short_convolution` is what a configuration says; nothing: what the tensors say.
-  [[nodiscard]] static ShortProjection from_tensors(const PrefixedTensors<S>& tensors, const std::string& name,
-                                                    std::optional<bool> short_convolution) {
+  [[nodiscard, gnu::cold]] static ShortProjection from_tensors(const PrefixedTensors<S>& tensors, const std::string& name,
+                                                               std::optional<bool> short_convolution) {
     ShortProjection projection;
     projection.weight = tensors.required(name + "_proj.weight", 2);
     projection.bias = tensors.optional(name + "_proj.bias", 1);

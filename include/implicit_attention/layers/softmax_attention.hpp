@@ -87,7 +87,7 @@ class SoftmaxAttention : public LayerInterface<SoftmaxAttention<S>> {
   SoftmaxAttention(Weights weights, Options options);
 
   /// Reads the weights below a prefix such as `model.layers.2.temporal_block.`, under their public names.
-  [[nodiscard]] static SoftmaxAttention from_tensors(const PrefixedTensors<Scalar>& tensors, Options options);
+  [[nodiscard, gnu::cold]] static SoftmaxAttention from_tensors(const PrefixedTensors<Scalar>& tensors, Options options);
 
   [[nodiscard]] Index width() const { return width_; }
   [[nodiscard]] Index channels() const { return channels_; }

@@ -50,7 +50,7 @@ class Vim : public LayerInterface<Vim<S>> {
                     " channels, expected as many");
   }
   /// Reads the weights below a prefix such as `layers.0.mixer.`, under their public names.
-  [[nodiscard]] static Vim from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
+  [[nodiscard, gnu::cold]] static Vim from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
 
   [[nodiscard]] Index width() const { return forward_.width(); }
   [[nodiscard]] Index channels() const { return forward_.channels(); }

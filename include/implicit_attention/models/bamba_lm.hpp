@@ -15,7 +15,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Reads a Bamba language model. Rotary positions rotate the first attn_rotary_emb numbers of each head (half of it where the key is
 /// absent). Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_bamba_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_bamba_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "bamba");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =

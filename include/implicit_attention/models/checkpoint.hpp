@@ -59,7 +59,7 @@ class CheckpointFacts {
 
 /// Fails on tensors that the loader did not read, except those known to carry nothing.
 template <Real Scalar>
-void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
+[[gnu::cold]] void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view architecture) {
   std::string left;
   std::set<std::string> counted;  // names in the file: one tensor of a GGUF file may hold a matrix for every expert
   for (const std::string& name : watched.unused()) {
@@ -83,7 +83,7 @@ void expect_all_used(const WatchedTensors<Scalar>& watched, std::string_view arc
 
 /// The same for a layer that is read by itself, with the tensors below its prefix.
 template <Real Scalar>
-void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
+[[gnu::cold]] void expect_layer_used(const WatchedTensors<Scalar>& watched, const std::string& prefix, std::string_view title) {
   for (const std::string& name : watched.unused())
     if (!prefix.empty() && name.compare(0, prefix.size(), prefix) == 0)
       raise(ErrorKind::file, watched.where(), ": tensor ", printable(watched.name_in_file(name)), " is not used by a ", title,
@@ -117,8 +117,8 @@ template <class Value>
 }
 
 template <class = void>
-void expect_integer(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index expected,
-                    std::string_view reason) {
+[[gnu::cold]] void expect_integer(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index expected,
+                                  std::string_view reason) {
   for (const std::string_view key : spellings)
     if (const std::optional<Index> value = configuration.integer({key}); value && *value != expected)
       contradiction(configuration, key, *value, expected, reason);
@@ -127,7 +127,7 @@ void expect_integer(const Configuration& configuration, std::initializer_list<st
 /// Holds the model width of a configuration against a layer that is read by itself. Keys that the layer's reader used already are skipped:
 /// in an LSTM's configuration it is the width of the state.
 template <class = void>
-void expect_layer_width(const Configuration& configuration, Index width) {
+[[gnu::cold]] void expect_layer_width(const Configuration& configuration, Index width) {
   const std::string_view text = "text_config.hidden_size";  // in a multimodal model the text model's counts
   for (const std::string_view key : {text, std::string_view("hidden_size"), std::string_view("n_embd"), std::string_view("d_model")}) {
     if (!configuration.has(key) || configuration.asked(key) || (key != text && configuration.has(text))) continue;
@@ -136,8 +136,8 @@ void expect_layer_width(const Configuration& configuration, Index width) {
 }
 
 template <class = void>
-void expect_boolean(const Configuration& configuration, std::initializer_list<std::string_view> spellings, bool expected,
-                    std::string_view reason) {
+[[gnu::cold]] void expect_boolean(const Configuration& configuration, std::initializer_list<std::string_view> spellings, bool expected,
+                                  std::string_view reason) {
   const auto text = [](bool value) { return std::string_view(value ? "true" : "false"); };
   for (const std::string_view key : spellings)
     if (const std::optional<bool> value = configuration.boolean({key}); value && *value != expected)
@@ -146,8 +146,8 @@ void expect_boolean(const Configuration& configuration, std::initializer_list<st
 
 /// A key that says whether these tensors are present: it must be right about each of them.
 template <Real Scalar>
-void expect_tensors(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
-                    const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+[[gnu::cold]] void expect_tensors(const Configuration& configuration, std::initializer_list<std::string_view> spellings,
+                                  const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names) {
     const bool there = tensors.has(name);
     expect_boolean(configuration, spellings, there, message("tensor ", tensors.name_in_file(name), there ? " is there" : " is missing"));
@@ -163,7 +163,7 @@ template <Real Scalar>
 /// Tensors that every public layer of a family has, though the kind of layer as such can be without them: a lost one would be taken for a
 /// part that is not there.
 template <Real Scalar>
-void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
+[[gnu::cold]] void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_list<std::string_view> names) {
   for (const std::string_view name : names)
     if (!tensors.has(name)) raise(ErrorKind::file, tensors.source().where(), ": tensor ", tensors.name_in_file(name), " is missing");
 }
@@ -171,8 +171,8 @@ void expect_present(const PrefixedTensors<Scalar>& tensors, std::initializer_lis
 /// The same of tensors that a boolean key leaves out where it is false. Without the key they are there, as they are by default in the
 /// public code, and the key is named as what could leave them out; with it, they are as it says.
 template <Real Scalar>
-void expect_present_unless(const Configuration& configuration, std::string_view key, const PrefixedTensors<Scalar>& tensors,
-                           std::initializer_list<std::string_view> names) {
+[[gnu::cold]] void expect_present_unless(const Configuration& configuration, std::string_view key, const PrefixedTensors<Scalar>& tensors,
+                                         std::initializer_list<std::string_view> names) {
   if (configuration.has(key)) return expect_tensors(configuration, {key}, tensors, names);
   for (const std::string_view name : names)
     if (!tensors.has(name))
@@ -182,7 +182,7 @@ void expect_present_unless(const Configuration& configuration, std::string_view 
 
 /// Tensors that one setting of the public code puts into a layer or leaves out together: having only some of them is an error.
 template <Real Scalar, class Names = std::initializer_list<std::string_view>>
-void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names) {
+[[gnu::cold]] void expect_together(const PrefixedTensors<Scalar>& tensors, const Names& names) {
   for (const std::string_view name : names)
     for (const std::string_view other : names)
       if (tensors.has(name) && !tensors.has(other))
@@ -201,7 +201,7 @@ template <class = void>
 
 /// Keys that stand in public files of a family and change nothing there.
 template <class = void>
-void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
+[[gnu::cold]] void ignore_keys(const Configuration& configuration, std::initializer_list<std::string_view> keys) {
   for (const std::string_view key : keys) static_cast<void>(configuration.find(key));
 }
 
@@ -214,8 +214,8 @@ void ignore_flash_linear_attention_keys(const Configuration& configuration) {
 
 /// A key whose text must be one of a few; the first of them is named as the one expected.
 template <class = void>
-void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
-                 std::string_view reason) {
+[[gnu::cold]] void expect_text(const Configuration& configuration, std::string_view key, std::initializer_list<std::string_view> allowed,
+                               std::string_view reason) {
   const std::optional<std::string> value = configuration.text({key});
   if (!value) return;
   for (const std::string_view text : allowed)
@@ -226,7 +226,7 @@ void expect_text(const Configuration& configuration, std::string_view key, std::
 /// The vocabulary is the embedding's, as every public loader has it; Mamba's authors' code alone rounds it up to a multiple, of 8 where
 /// their configuration does not say.
 template <class = void>
-void expect_vocabulary(const Configuration& configuration, Index rows) {
+[[gnu::cold]] void expect_vocabulary(const Configuration& configuration, Index rows) {
   const std::optional<Index> value = configuration.integer({"vocab_size"});
   const Index multiple = configuration.integer({"pad_vocab_size_multiple"}).value_or(configuration.integer({"d_model"}) ? 8 : 1),
               least = multiple > 0 && rows % multiple == 0 ? std::max<Index>(rows - multiple + 1, 1) : rows;
@@ -238,21 +238,21 @@ void expect_vocabulary(const Configuration& configuration, Index rows) {
 
 /// Fails on a factor that numbers of this precision cannot hold: it would be infinite, and the NaN in the logits would name no key.
 template <Real S>
-void expect_fits(const Configuration& configuration, std::string_view key, double factor) {
+[[gnu::cold]] void expect_fits(const Configuration& configuration, std::string_view key, double factor) {
   if (std::isfinite(factor) && std::abs(factor) > static_cast<double>(std::numeric_limits<S>::max()))
     raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", factor, ", expected at most ", std::numeric_limits<S>::max(),
           ": ", std::is_same_v<S, float> ? "float32" : "float64", " holds no more");
 }
 /// A factor that public configurations name.
 template <Real S>
-[[nodiscard]] double read_factor(const Configuration& configuration, std::string_view key, double otherwise = 1) {
+[[nodiscard, gnu::cold]] double read_factor(const Configuration& configuration, std::string_view key, double otherwise = 1) {
   const double factor = configuration.number({key}).value_or(otherwise);
   expect_fits<S>(configuration, key, factor);
   return factor;
 }
 /// As many factors, ones where the configuration has none.
 template <Real S>
-[[nodiscard]] std::vector<double> read_factors(const Configuration& configuration, std::string_view key, std::size_t count) {
+[[nodiscard, gnu::cold]] std::vector<double> read_factors(const Configuration& configuration, std::string_view key, std::size_t count) {
   std::vector<double> list = configuration.finite_numbers({key}).value_or(std::vector<double>(count, 1.0));
   if (list.size() != count)
     raise(ErrorKind::value, configuration.where(), ": key ", key, " has ", list.size(), " numbers, expected ", count);
@@ -268,13 +268,13 @@ template <class = void>
 }
 
 template <Real Scalar>
-[[nodiscard]] Norm<Scalar> read_rms_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
-                                         bool one_plus = false) {
+[[nodiscard, gnu::cold]] Norm<Scalar> read_rms_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
+                                                    bool one_plus = false) {
   return Norm<Scalar>::rms(tensors.required(name + ".weight", 1), eps, one_plus);
 }
 template <Real Scalar>
-[[nodiscard]] Norm<Scalar> read_layer_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
-                                           bool biased = true) {
+[[nodiscard, gnu::cold]] Norm<Scalar> read_layer_norm(const PrefixedTensors<Scalar>& tensors, const std::string& name, double eps,
+                                                      bool biased = true) {
   const Array<Scalar> weight = tensors.required(name + ".weight", 1), bias = biased ? tensors.required(name + ".bias", 1) : Array<Scalar>();
   if (biased) check_vector("LayerNorm", name + ".bias", bias, weight.size(), "width");
   return Norm<Scalar>::layer(weight, bias, eps);
@@ -284,9 +284,9 @@ template <Real Scalar>
 /// fails where it says nothing, the public port ties by default, and the stored head differs from the embedding: the port would silently
 /// drop that head.
 template <Real Scalar>
-[[nodiscard]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration, std::string_view name,
-                                      const Array<Scalar>& embedding, std::initializer_list<std::string_view> tied_spellings,
-                                      bool tied_by_default) {
+[[nodiscard, gnu::cold]] Array<Scalar> read_head(const TensorSource<Scalar>& source, const Configuration& configuration,
+                                                 std::string_view name, const Array<Scalar>& embedding,
+                                                 std::initializer_list<std::string_view> tied_spellings, bool tied_by_default) {
   bool told = configuration.keys().empty();  // without any configuration it is not known which port a file is for
   for (const std::string_view key : tied_spellings) {
     const std::optional<bool> tied = configuration.boolean({key});

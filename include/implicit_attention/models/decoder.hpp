@@ -20,8 +20,8 @@ namespace detail {
 /// Reads the embedding and checks the sizes against the configuration. Returns the number of layers; the caller reads a block for each of
 /// them.
 template <Real Scalar>
-[[nodiscard]] Index begin_decoder(const TensorSource<Scalar>& source, const Configuration& configuration, const std::string& prefix,
-                                  LanguageModelParts<Scalar>& parts) {
+[[nodiscard, gnu::cold]] Index begin_decoder(const TensorSource<Scalar>& source, const Configuration& configuration,
+                                             const std::string& prefix, LanguageModelParts<Scalar>& parts) {
   const Index layers = read_sizes(source, configuration, prefix + "embed_tokens.weight", prefix + "layers.", parts);
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "no other activation is read here");
   // Checked against the layers that have such a part; there may be none.
@@ -41,8 +41,8 @@ void read_rotary(const Configuration& configuration, double base, double part, O
 /// Routed experts in any of three namings: stacked in `experts.gate_up_proj` and `experts.down_proj`, or one by one as
 /// `experts.K.w1|w3|w2` or `experts.K.gate_proj|up_proj|down_proj`; as many as the router has rows.
 template <Real Scalar>
-[[nodiscard]] std::vector<GatedFeedForward<Scalar>> read_routed_experts(const PrefixedTensors<Scalar>& tensors,
-                                                                        const Configuration& configuration, Index count) {
+[[nodiscard, gnu::cold]] std::vector<GatedFeedForward<Scalar>> read_routed_experts(const PrefixedTensors<Scalar>& tensors,
+                                                                                   const Configuration& configuration, Index count) {
   expect_integer(configuration, {"num_experts"}, count, "the router has that many rows");
   std::vector<GatedFeedForward<Scalar>> experts;
   if (tensors.has("experts.gate_up_proj"))
@@ -58,9 +58,10 @@ template <Real Scalar>
 
 /// The final norm and the head, and the model.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> end_decoder(const TensorSource<Scalar>& source, const Configuration& configuration,
-                                                LanguageModelParts<Scalar> parts, Norm<Scalar> final_norm,
-                                                std::string_view tied_key = "tie_word_embeddings", bool tied_by_default = false) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> end_decoder(const TensorSource<Scalar>& source, const Configuration& configuration,
+                                                           LanguageModelParts<Scalar> parts, Norm<Scalar> final_norm,
+                                                           std::string_view tied_key = "tie_word_embeddings",
+                                                           bool tied_by_default = false) {
   parts.final_norm = std::move(final_norm);
   parts.head = read_head(source, configuration, "lm_head.weight", parts.embedding, {tied_key}, tied_by_default);
   return LanguageModel<Scalar>(std::move(parts));

@@ -20,7 +20,7 @@ namespace detail {
 /// The decay's rate and the convolutions, which every public layer of a hybrid has: one convolution where q, k and v are joined in one
 /// tensor (Qwen), else one or three.
 template <Real Scalar>
-void expect_delta_rule_tensors(const PrefixedTensors<Scalar>& tensors, bool joined) {
+[[gnu::cold]] void expect_delta_rule_tensors(const PrefixedTensors<Scalar>& tensors, bool joined) {
   if (!has_decay_rate(tensors)) expect_present(tensors, {"A_log"});
   if (joined || tensors.has("conv1d.weight"))
     expect_present(tensors, {"conv1d.weight"});
@@ -30,7 +30,7 @@ void expect_delta_rule_tensors(const PrefixedTensors<Scalar>& tensors, bool join
 
 /// Fails where a configuration has other sizes than a layer's weights.
 template <Real Scalar>
-void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scalar>& layer) {
+[[gnu::cold]] void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scalar>& layer) {
   expect_integer(configuration, {"key_heads", "linear_num_key_heads"}, layer.key_heads(), "the weights have that many key heads");
   expect_integer(configuration, {"value_heads", "num_v_heads", "linear_num_value_heads"}, layer.heads(),
                  "the weights have that many value heads");
@@ -53,7 +53,7 @@ void expect_delta_rule(const Configuration& configuration, const DeltaRule<Scala
 
 /// The convolutions' biases, which one setting switches on.
 template <Real Scalar>
-void expect_delta_rule_biases(const Configuration& configuration, const PrefixedTensors<Scalar>& tensors) {
+[[gnu::cold]] void expect_delta_rule_biases(const Configuration& configuration, const PrefixedTensors<Scalar>& tensors) {
   expect_together(tensors, {"q_conv1d.weight", "k_conv1d.weight", "v_conv1d.weight"});
   expect_together(tensors, {"q_conv1d.bias", "k_conv1d.bias", "v_conv1d.bias"});
   const bool joined = tensors.has("conv1d.weight");
@@ -90,7 +90,7 @@ template <class Options>
 
 /// Gated DeltaNet or DeltaNet by itself, in any naming.
 template <Real Scalar>
-[[nodiscard]] GatedDeltaNet<Scalar> read_gated_delta_net(const PrefixedTensors<Scalar>& tensors, const Configuration& whole) {
+[[nodiscard, gnu::cold]] GatedDeltaNet<Scalar> read_gated_delta_net(const PrefixedTensors<Scalar>& tensors, const Configuration& whole) {
   const Configuration configuration = whole.below("text_config");
   expect_text(configuration, "qk_activation", {"silu"}, "no other activation of queries and keys is read here");
   expect_text(configuration, "qk_norm", {"l2"}, "no other norm of queries and keys is read here");
@@ -123,7 +123,7 @@ template <Real Scalar>
 
 /// Kimi Delta Attention by itself.
 template <Real Scalar>
-[[nodiscard]] Kda<Scalar> read_kda(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Kda<Scalar> read_kda(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   auto options = delta_rule_options<typename Kda<Scalar>::Options>(configuration, 1e-5);
   options.lower_bound = configuration.number({"lower_bound", "linear_attn_config.gate_lower_bound"}).value_or(0.0);
   if (configuration.boolean({"safe_gate"}).value_or(false) && !(options.lower_bound < 0))
@@ -145,7 +145,8 @@ template <Real Scalar>
 
 /// LFM2's short convolution by itself.
 template <Real Scalar>
-[[nodiscard]] ShortConvolution<Scalar> read_short_convolution(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] ShortConvolution<Scalar> read_short_convolution(const PrefixedTensors<Scalar>& tensors,
+                                                                         const Configuration& configuration) {
   expect_together(tensors, {"in_proj.bias", "conv.bias", "out_proj.bias"});
   ShortConvolution<Scalar> layer = ShortConvolution<Scalar>::from_tensors(tensors);
   expect_integer(configuration, {"conv_L_cache"}, layer.convolution_width(), "conv.weight is that wide");

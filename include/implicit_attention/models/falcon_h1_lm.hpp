@@ -20,7 +20,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// and lm_head_multiplier both ends, also where the head is tied. The multipliers stay apart from the weights, so that a gradient belongs
 /// to the embedding as it is stored. Mamba-2 is a layer's first mixer; attention is called `attention`.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_falcon_h1_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "falcon_h1");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =

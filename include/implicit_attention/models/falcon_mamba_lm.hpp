@@ -9,7 +9,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Reads a Falcon-Mamba language model: Mamba's names, the norms' eps under mixer_rms_eps (1e-6; the blocks' norms have
 /// layer_norm_epsilon). `model_type` must say so: the tensors are those of Mamba. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_falcon_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_falcon_mamba_lm(const TensorSource<Scalar>& source,
+                                                                    const Configuration& configuration) {
   if (configuration.text({"model_type"}) != "falcon_mamba")
     detail::raise(ErrorKind::value, configuration.where(), ": key model_type is not falcon_mamba, which tells that dt, B and C are normed");
   return detail::read_mamba_lm(source, configuration, "FalconMambaForCausalLM", true);

@@ -182,7 +182,7 @@ namespace detail {
 /// family's: what is absent from a configuration follows from it. Where no released models of a family are known, any type that is of no
 /// other family only describes.
 template <Real S>
-void expect_layer_type(const LayerFamily<S>& family, const Configuration& configuration) {
+[[gnu::cold]] void expect_layer_type(const LayerFamily<S>& family, const Configuration& configuration) {
   const auto holds = [](const LayerFamily<S>& of, std::string_view type) {
     return std::find(of.types.begin(), of.types.end(), type) != of.types.end();
   };

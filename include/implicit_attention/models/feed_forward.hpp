@@ -32,9 +32,10 @@ class GatedFeedForward {
   explicit GatedFeedForward(Weights weights, Function function = Function::gelu_tanh, Scalar gate_scale = 1);
   /// Reads the weights below a prefix such as `model.layers.0.mlp_block.`: gate_proj, up_proj, down_proj (or other names of the three;
   /// an empty one for the gate reads a plain part).
-  [[nodiscard]] static GatedFeedForward from_tensors(const PrefixedTensors<Scalar>& tensors, Function function = Function::gelu_tanh,
-                                                     const std::string& gate = "gate_proj", const std::string& up = "up_proj",
-                                                     const std::string& down = "down_proj");
+  [[nodiscard, gnu::cold]] static GatedFeedForward from_tensors(const PrefixedTensors<Scalar>& tensors,
+                                                                Function function = Function::gelu_tanh,
+                                                                const std::string& gate = "gate_proj", const std::string& up = "up_proj",
+                                                                const std::string& down = "down_proj");
 
   [[nodiscard]] Index width() const { return weights_.up_proj_weight.cols(); }
   [[nodiscard]] Index inner_width() const { return weights_.up_proj_weight.rows(); }
@@ -109,7 +110,7 @@ class ChannelMixing {
 
   explicit ChannelMixing(Weights weights);
   /// Reads the weights below a prefix such as `rwkv.blocks.0.feed_forward.` or `blocks.0.ffn.`; the name of the mix tells the version.
-  [[nodiscard]] static ChannelMixing from_tensors(const PrefixedTensors<Scalar>& tensors);
+  [[nodiscard, gnu::cold]] static ChannelMixing from_tensors(const PrefixedTensors<Scalar>& tensors);
 
   [[nodiscard]] Index width() const { return weights_.key_weight.cols(); }
   [[nodiscard]] Index inner_width() const { return weights_.key_weight.rows(); }

@@ -17,7 +17,7 @@ namespace detail {
 
 /// The MLP that every token uses, with experts beside it where there are any: the best logits, then a softmax over them alone.
 template <Real S>
-[[nodiscard]] PartPointer<S> read_granite_feed_forward(const PrefixedTensors<S>& block, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] PartPointer<S> read_granite_feed_forward(const PrefixedTensors<S>& block, const Configuration& configuration) {
   GatedFeedForward<S> shared = read_joined_part(block.below("shared_mlp."), "input_linear.weight", "output_linear.weight", Function::silu);
   expect_integer(configuration, {"shared_intermediate_size"}, shared.inner_width(), "half of the rows of shared_mlp.input_linear.weight");
   const PrefixedTensors<S> sparse = block.below("block_sparse_moe.");
@@ -45,7 +45,8 @@ template <Real S>
 /// attention's scores are multiplied by attention_multiplier itself; logits are divided by logits_scaling. Rotary positions only where
 /// position_embedding_type is "rope". Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_granitemoehybrid_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_granitemoehybrid_lm(const TensorSource<Scalar>& source,
+                                                                        const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "granitemoehybrid");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =

@@ -22,7 +22,7 @@ namespace detail {
 
 /// The configuration's order of blocks, repeated over the layers, must be that of the weights, where it is given.
 template <class = void>
-void expect_block_type(const Configuration& configuration, Index layer, std::string_view expected) {
+[[gnu::cold]] void expect_block_type(const Configuration& configuration, Index layer, std::string_view expected) {
   for (const std::string_view key : {"block_types", "_block_types"}) {
     const auto types = configuration.texts({key});
     if (!types) continue;
@@ -56,8 +56,8 @@ template <Real Scalar>
 
 /// A recurrent layer below a prefix such as `model.layers.0.temporal_block.`.
 template <Real Scalar>
-[[nodiscard]] Griffin<Scalar> read_griffin(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
-                                           typename Griffin<Scalar>::Options options = {}) {
+[[nodiscard, gnu::cold]] Griffin<Scalar> read_griffin(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
+                                                      typename Griffin<Scalar>::Options options = {}) {
   expect_text(configuration, "hidden_activation", {"gelu_pytorch_tanh"}, "Griffin's activation");
   Griffin<Scalar> mixer = Griffin<Scalar>::from_tensors(tensors, options);
   expect_integer(configuration, {"lru_width"}, mixer.channels(), "rg_lru.recurrent_param has that many numbers");
@@ -77,8 +77,8 @@ template <Real Scalar>
 /// Positions restart at 0 where a packed document begins: that resets the recurrent layers and rotates queries and keys, and, as in the
 /// public port, nothing else: neither the convolution (unless `options` say so) nor attention is masked between documents.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_griffin_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {},
-                                                    typename Griffin<Scalar>::Options options = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_griffin_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {},
+                                                               typename Griffin<Scalar>::Options options = {}) {
   detail::expect_text(configuration, "model_type", {"recurrent_gemma"}, "the tensors are those of a RecurrentGemma language model");
   detail::expect_text(configuration, "hidden_activation", {"gelu_pytorch_tanh"}, "Griffin's activation");
   const PrefixedTensors<Scalar> tensors(source, "model.");

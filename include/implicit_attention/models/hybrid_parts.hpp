@@ -30,8 +30,8 @@ template <class = void>
 
 /// Reads the embedding into `parts` and holds the sizes against the configuration. Returns the number of layers below `layer_prefix`.
 template <Real S>
-[[nodiscard]] Index read_sizes(const TensorSource<S>& source, const Configuration& configuration, std::string_view embedding,
-                               std::string_view layer_prefix, LanguageModelParts<S>& parts) {
+[[nodiscard, gnu::cold]] Index read_sizes(const TensorSource<S>& source, const Configuration& configuration, std::string_view embedding,
+                                          std::string_view layer_prefix, LanguageModelParts<S>& parts) {
   parts.embedding = PrefixedTensors<S>(source, "").required(embedding, 2);
   const Index layers = count_layers(source, layer_prefix);
   expect_integer(configuration, {"hidden_size", "d_model"}, parts.embedding.cols(), "the embedding is that wide");
@@ -63,8 +63,8 @@ template <class = void>
 
 /// Keys of a kind of layer, where a model has no layer of it.
 template <class = void>
-void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
-                         std::initializer_list<std::string_view> keys) {
+[[gnu::cold]] void ignore_keys_without(const Configuration& configuration, const std::vector<std::string>& kinds, std::string_view kind,
+                                       std::initializer_list<std::string_view> keys) {
   if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) ignore_keys(configuration, keys);
 }
 
@@ -85,7 +85,7 @@ void ignore_rotary_keys(const Configuration& configuration) {
 /// Keys of mixers, MLPs and experts: configurations of hybrids name all of them, also where a model has no such layer. Where it has one,
 /// its reader holds them against the weights.
 template <class = void>
-void ignore_keys_of_parts(const Configuration& configuration) {
+[[gnu::cold]] void ignore_keys_of_parts(const Configuration& configuration) {
   ignore_keys(configuration, {"num_attention_heads", "num_key_value_heads", "head_dim", "attention_head_dim", "attention_bias"});
   ignore_keys(configuration, {"mamba_num_heads", "mamba_n_heads", "mamba_head_dim", "mamba_d_head", "mamba_d_state", "ssm_state_size",
                               "mamba_n_groups", "n_groups", "conv_kernel", "mamba_d_conv", "expand", "mamba_expand", "mamba_dt_rank",
@@ -117,7 +117,7 @@ template <Real S>
 
 /// `num_attention_heads`, which must divide the rows of the queries.
 template <Real S>
-[[nodiscard]] Index read_attention_heads(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Index read_attention_heads(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   const Index heads = required_integer(configuration, {"num_attention_heads"});
   const Index rows = tensors.required("q_proj.weight", 2).rows();
   if (rows % heads != 0)
@@ -129,8 +129,8 @@ template <Real S>
 /// Softmax attention below a prefix such as `model.layers.3.self_attn.`; heads from num_attention_heads. Without rotary positions unless
 /// `options` have them. `output_width`: what the output projection gives, 0: as many numbers as the layer reads.
 template <Real S>
-[[nodiscard]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
-                                                 typename SoftmaxAttention<S>::Options options = {}, Index output_width = 0) {
+[[nodiscard, gnu::cold]] SoftmaxAttention<S> read_attention(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                                            typename SoftmaxAttention<S>::Options options = {}, Index output_width = 0) {
   options.heads = read_attention_heads(tensors, configuration);
   const auto biases = {std::string_view("q_proj.bias"), std::string_view("k_proj.bias"), std::string_view("v_proj.bias"),
                        std::string_view(tensors.has("out_proj.weight") ? "out_proj.bias" : "o_proj.bias")};
@@ -146,7 +146,7 @@ template <Real S>
 
 /// Checks the number of chosen experts and groups against the router; errors name the key.
 template <class = void>
-void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
+[[gnu::cold]] void expect_choice(const Configuration& configuration, const ExpertChoice& choice, Index experts) {
   check_choice(choice, experts, [&](ChoiceNumber number, Index value, const std::string& expected) {
     const auto refuse = [&](std::initializer_list<std::string_view> spellings, const char* why) {
       std::string_view key = *spellings.begin();
@@ -168,9 +168,9 @@ void expect_choice(const Configuration& configuration, const ExpertChoice& choic
 /// Fails unless the configuration gives every layer the kind that its tensors have. `kinds` are those of the tensors; where a configuration
 /// uses other words for them, `synonyms` has pairs (the configuration's word, ours).
 template <class = void>
-void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
-                        const std::vector<std::string>& kinds,
-                        std::initializer_list<std::pair<std::string_view, std::string_view>> synonyms) {
+[[gnu::cold]] void expect_layer_kinds(const Configuration& configuration, std::initializer_list<std::string_view> keys,
+                                      const std::vector<std::string>& kinds,
+                                      std::initializer_list<std::pair<std::string_view, std::string_view>> synonyms) {
   for (const std::string_view key : keys) {
     const auto named = configuration.texts({key});
     if (!named) continue;
@@ -198,8 +198,8 @@ template <class = void>
 
 /// Fails where the configuration says that a layer is what its tensors are not.
 template <class = void>
-void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is, Index layer,
-                     std::string_view what) {
+[[gnu::cold]] void expect_layer_is(const Configuration& configuration, std::string_view key, std::optional<bool> configured, bool is,
+                                   Index layer, std::string_view what) {
   if (configured && *configured != is)
     raise(ErrorKind::value, configuration.where(), ": by key ", key, ", layer ", layer, *configured ? " is " : " is not ", what,
           ", expected otherwise: that is what the layer's tensors are");
@@ -207,8 +207,8 @@ void expect_layer_is(const Configuration& configuration, std::string_view key, s
 
 /// Fails unless a list of layer numbers in the configuration names the layers of one kind, and no others.
 template <class = void>
-void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
-                          std::string_view kind) {
+[[gnu::cold]] void expect_listed_layers(const Configuration& configuration, std::string_view key, const std::vector<std::string>& kinds,
+                                        std::string_view kind) {
   for (std::size_t layer = 0; layer < kinds.size(); ++layer)
     if (const std::optional<bool> named = listed(configuration, key, static_cast<Index>(layer)); named && *named != (kinds[layer] == kind))
       raise(ErrorKind::value, configuration.where(), ": key ", key, *named ? " names" : " does not name", " layer ", layer,
@@ -217,8 +217,8 @@ void expect_listed_layers(const Configuration& configuration, std::string_view k
 
 /// down(silu(gate_scale gate u) * up u), of three tensors. Biases and inner width (`width_key`) are checked against the configuration.
 template <Real S>
-[[nodiscard]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration, S gate_scale = 1,
-                                                  std::string_view width_key = "intermediate_size") {
+[[nodiscard, gnu::cold]] GatedFeedForward<S> read_gated_part(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                                             S gate_scale = 1, std::string_view width_key = "intermediate_size") {
   const auto biases = {std::string_view("up_proj.bias"), std::string_view("gate_proj.bias"), std::string_view("down_proj.bias")};
   expect_together(tensors, biases);
   GatedFeedForward<S> part = GatedFeedForward<S>::from_tensors(tensors, Function::silu);
@@ -230,8 +230,8 @@ template <Real S>
 
 /// A gated part whose first tensor (2M, D) holds the gate's rows, then the up projection's. Nothing is copied.
 template <Real S>
-[[nodiscard]] GatedFeedForward<S> read_joined_part(const PrefixedTensors<S>& tensors, const std::string& gate_up, const std::string& down,
-                                                   Function function) {
+[[nodiscard, gnu::cold]] GatedFeedForward<S> read_joined_part(const PrefixedTensors<S>& tensors, const std::string& gate_up,
+                                                              const std::string& down, Function function) {
   const Array<S> weight = tensors.required(gate_up, 2);
   if (weight.rows() % 2 != 0)
     raise(ErrorKind::shape, tensors.source().where(), ": tensor ", tensors.name_in_file(gate_up), " has ", weight.rows(),

@@ -16,7 +16,7 @@ namespace detail {
 
 /// Experts behind a softmax over all of them that is not renormalised over the chosen; or one MLP, which some old files call `experts.0`.
 template <Real S>
-[[nodiscard]] PartPointer<S> read_jamba_feed_forward(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] PartPointer<S> read_jamba_feed_forward(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   if (!has_experts(tensors))
     return feed_forward_part(
         read_gated_part(has_any(tensors, {"gate_proj.weight", "up_proj.weight"}) ? tensors : tensors.below("experts.0."), configuration));
@@ -34,7 +34,7 @@ template <Real S>
 
 /// Layers `offset`, `offset + period`, ... must be those of one kind, where the configuration says so.
 template <class = void>
-void expect_period(const Configuration& configuration, std::string_view name, const std::vector<bool>& of_kind) {
+[[gnu::cold]] void expect_period(const Configuration& configuration, std::string_view name, const std::vector<bool>& of_kind) {
   const std::string period_key = message(name, "_layer_period"), offset_key = message(name, "_layer_offset");
   const auto period = configuration.integer({period_key}), offset = configuration.integer({offset_key});
   if (!period || !offset) return;
@@ -49,7 +49,7 @@ void expect_period(const Configuration& configuration, std::string_view name, co
 
 /// Reads a Jamba language model. Attention has no rotary positions. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_jamba_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_jamba_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "jamba");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =

@@ -17,7 +17,8 @@ namespace detail {
 /// s = sigmoid(gate u); the best k of s + bias; w = s of these, / (sum + 1e-20) if moe_renormalize and k > 1;
 /// out = routed_scaling_factor sum w expert(u) + shared(u). Experts of groups that are not chosen are left out, not scored 0.
 template <Real Scalar>
-[[nodiscard]] MixtureOfExperts<Scalar> read_kimi_experts(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] MixtureOfExperts<Scalar> read_kimi_experts(const PrefixedTensors<Scalar>& tensors,
+                                                                    const Configuration& configuration) {
   typename MixtureOfExperts<Scalar>::Weights w;
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
@@ -56,7 +57,8 @@ template <Real Scalar>
 /// rms_norm_eps (1e-5), num_experts_per_token, num_expert_group, topk_group, moe_renormalize (true), routed_scaling_factor (1); every other
 /// key must agree with the weights. Nothing is rotated, whatever rope_theta says. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_kimi_linear_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_kimi_linear_lm(const TensorSource<Scalar>& source,
+                                                                   const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"kimi_linear"}, "the tensors are those of a Kimi Linear language model");
   detail::expect_boolean(configuration, {"mla_use_nope"}, true, "latent attention with rotary positions is not read here");
   detail::expect_boolean(configuration, {"mla_use_output_gate"}, false, "latent attention with an output gate is not read here");

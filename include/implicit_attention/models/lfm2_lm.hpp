@@ -34,7 +34,8 @@ template <class = void>
 /// The experts of a layer, below a prefix such as `model.layers.2.feed_forward.`: `gate`, `expert_bias` and `experts`, one by one or
 /// stacked. Scores are sigmoids and the bias decides the choice alone, as transformers and llama.cpp have it; MLX's port takes a softmax.
 template <Real Scalar>
-[[nodiscard]] MixtureOfExperts<Scalar> read_lfm2_experts(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] MixtureOfExperts<Scalar> read_lfm2_experts(const PrefixedTensors<Scalar>& tensors,
+                                                                    const Configuration& configuration) {
   typename MixtureOfExperts<Scalar>::Weights w;
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
@@ -57,7 +58,7 @@ template <Real Scalar>
 /// other key must agree with the weights. The final norm is called `embedding_norm`. The head is
 /// the embedding unless tie_embedding (or tie_word_embeddings) says otherwise. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_lfm2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_lfm2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"lfm2", "lfm2_moe"}, "the tensors are those of an LFM2 language model");
   detail::expect_boolean(configuration, {"block_use_swiglu"}, true, "no other feed-forward part is read here");
   detail::expect_boolean(configuration, {"use_pos_enc"}, true, "attention without positions is not read here");

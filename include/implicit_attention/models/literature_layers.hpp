@@ -30,7 +30,8 @@ namespace detail {
 
 /// Keys that give a size as a share of another.
 template <class = void>
-void expect_share(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index size, Index whole) {
+[[gnu::cold]] void expect_share(const Configuration& configuration, std::initializer_list<std::string_view> spellings, Index size,
+                                Index whole) {
   const double share = static_cast<double>(size) / static_cast<double>(whole);
   for (const std::string_view key : spellings)
     if (const std::optional<double> value = configuration.number({key});
@@ -41,8 +42,8 @@ void expect_share(const Configuration& configuration, std::initializer_list<std:
 /// The same where the public code rounds to a multiple of a number that a key gives, 64 without it: up or, where `up` is false, down. The
 /// share itself is taken, too.
 template <class = void>
-void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size, Index whole,
-                          bool up = true) {
+[[gnu::cold]] void expect_rounded_share(const Configuration& configuration, std::string_view key, std::string_view multiple_key, Index size,
+                                        Index whole, bool up = true) {
   const Index multiple = configuration.integer({multiple_key}).value_or(64);
   const double share = configuration.number({key}).value_or(0) * static_cast<double>(whole), m = static_cast<double>(multiple);
   if (multiple < 1) raise(ErrorKind::value, configuration.where(), ": key ", multiple_key, " is ", multiple, ", expected at least 1");
@@ -53,8 +54,8 @@ void expect_rounded_share(const Configuration& configuration, std::string_view k
 /// What flash-linear-attention's layers have together or not at all: short convolutions and their biases, of q, k and v or what stands for
 /// them; and its output gate, which is there unless the configuration says otherwise.
 template <Real S>
-void expect_head_mixer_tensors(const PrefixedTensors<S>& tensors, const Configuration& configuration,
-                               std::initializer_list<std::string_view> convolved, bool gated) {
+[[gnu::cold]] void expect_head_mixer_tensors(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                             std::initializer_list<std::string_view> convolved, bool gated) {
   for (const std::string_view end : {"_conv1d.weight", "_conv1d.bias"}) {
     std::vector<std::string> names;
     for (const std::string_view one : convolved) names.push_back(message(one, end));
@@ -85,14 +86,14 @@ template <class Layer>
 }
 
 template <Real S>
-[[nodiscard]] RetNet<S> read_retnet(const PrefixedTensors<S>& tensors, const Configuration& configuration, bool parallel) {
+[[nodiscard, gnu::cold]] RetNet<S> read_retnet(const PrefixedTensors<S>& tensors, const Configuration& configuration, bool parallel) {
   static_cast<void>(required_integer(configuration, {"num_heads"}));
   expect_head_mixer_tensors(tensors, configuration, {"q", "k", "v"}, true);
   return checked_head_mixer(RetNet<S>::from_tensors(tensors, RetNet<S>::options(configuration, parallel)), configuration);
 }
 
 template <Real S>
-[[nodiscard]] Gla<S> read_gla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Gla<S> read_gla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   static_cast<void>(required_integer(configuration, {"num_heads"}));
   expect_head_mixer_tensors(tensors, configuration, {"q", "k", "v"}, true);
   expect_present(tensors, {"gk_proj.1.bias"});
@@ -103,7 +104,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] Hgrn<S> read_hgrn(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Hgrn<S> read_hgrn(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_head_mixer_tensors(tensors, configuration, {"f", "i"}, true);
   ignore_keys(configuration, {"use_lower_bound"});  // whether a model gives its layers a bound
   Hgrn<S> layer = checked_head_mixer(Hgrn<S>::from_tensors(tensors, Hgrn<S>::options(configuration)), configuration);
@@ -113,7 +114,7 @@ template <Real S>
 
 /// One head for every `expand_ratio` rows of f_proj, as in the public code; `num_heads` of them without that key.
 template <Real S>
-[[nodiscard]] Hgrn2<S> read_hgrn2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Hgrn2<S> read_hgrn2(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_head_mixer_tensors(tensors, configuration, {"q", "f", "i"}, false);
   ignore_keys(configuration, {"use_lower_bound"});  // whether a model gives its layers a bound
   typename Hgrn2<S>::Options options = Hgrn2<S>::options(configuration);
@@ -131,14 +132,14 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] LinearAttention<S> read_linear_attention(const Configuration& configuration) {
+[[nodiscard, gnu::cold]] LinearAttention<S> read_linear_attention(const Configuration& configuration) {
   static_cast<void>(required_integer(configuration, {"num_heads"}));
   ignore_keys(configuration, {"hidden_size", "n_embd", "d_model"});  // the input is queries, keys and values side by side
   return LinearAttention<S>(LinearAttention<S>::options(configuration));
 }
 
 template <Real S>
-[[nodiscard]] Mlstm<S> read_mlstm(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Mlstm<S> read_mlstm(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_together(tensors, {"proj_up.bias", "q_proj.bias", "k_proj.bias", "v_proj.bias", "proj_down.bias"});
   expect_together(tensors, {"conv1d.conv.weight", "conv1d.conv.bias"});
   Mlstm<S> layer = Mlstm<S>::from_tensors(tensors, Mlstm<S>::options(configuration));
@@ -155,7 +156,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] MlstmLarge<S> read_mlstm_large(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] MlstmLarge<S> read_mlstm_large(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_text(configuration, "weight_mode", {"single"}, "weights that are joined in one tensor are not read here");
   expect_present(tensors, {"igate_preact.bias", "fgate_preact.bias"});
   expect_together(tensors, {"q.bias", "k.bias", "v.bias", "ogate_preact.bias", "multihead_norm.bias", "out_proj.bias"});
@@ -179,7 +180,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] Mamba3<S> read_mamba3(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Mamba3<S> read_mamba3(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   Mamba3<S> layer = Mamba3<S>::from_tensors(tensors, Mamba3<S>::options(configuration));
   expect_integer(configuration, {"headdim", "head_dim"}, layer.channels() / layer.heads(), "out_proj.weight has that many columns a head");
   expect_integer(configuration, {"num_heads"}, layer.heads(), "D is that long");
@@ -201,7 +202,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] Mlla<S> read_mlla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Mlla<S> read_mlla(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   static_cast<void>(required_integer(configuration, {"num_heads"}));
   expect_present(tensors, {"in_proj.bias", "act_proj.bias", "dwc.bias", "attn.lepe.bias", "out_proj.bias"});
   Mlla<S> layer = Mlla<S>::from_tensors(tensors, Mlla<S>::options(configuration));
@@ -210,7 +211,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] S4d<S> read_s4d(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] S4d<S> read_s4d(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_present(tensors, {"output_linear.0.bias"});
   S4d<S> layer = S4d<S>::from_tensors(tensors, S4d<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "D is that long");
@@ -219,7 +220,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] Hyena<S> read_hyena(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Hyena<S> read_hyena(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_present(tensors, {"in_proj.bias", "short_filter.bias", "out_proj.bias"});
   Hyena<S> layer = Hyena<S>::from_tensors(tensors, Hyena<S>::options(configuration));
   expect_integer(configuration, {"d_model"}, layer.width(), "in_proj.weight has that many columns");
@@ -230,7 +231,7 @@ template <Real S>
 }
 
 template <Real S>
-[[nodiscard]] Vim<S> read_vim(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Vim<S> read_vim(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_present(tensors, {"dt_proj.bias", "dt_proj_b.bias"});
   expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
   expect_together(tensors, {"conv1d.bias", "conv1d_b.bias"});
@@ -244,7 +245,7 @@ template <Real S>
 
 /// torch's LSTM or GRU: one layer, one direction. `batch_first` is about the arrays it was run on.
 template <class Layer, Real S>
-[[nodiscard]] Layer read_recurrent_cell(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Layer read_recurrent_cell(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   expect_together(tensors, {"bias_ih_l0", "bias_hh_l0"});
   Layer layer = Layer::from_tensors(tensors);
   static_cast<void>(configuration.boolean({"batch_first"}));

@@ -56,7 +56,7 @@ template <Real Scalar>
 
 /// Fails where a configuration without `model_type` names the public class of another family: some families have the same tensors.
 template <Real Scalar>
-void expect_class_of(const ModelFamily<Scalar>& family, const Configuration& configuration) {
+[[gnu::cold]] void expect_class_of(const ModelFamily<Scalar>& family, const Configuration& configuration) {
   if (configuration.has("model_type") || !configuration.has("architectures")) return;
   const auto* const classes = std::get_if<std::vector<std::string>>(configuration.find("architectures"));
   const auto names = [&](const ModelFamily<Scalar>& of) {
@@ -99,7 +99,8 @@ template <Real Scalar>
 /// models, it is found. Every tensor is used or named in an error (rotary tables and the like aside), and so is every configuration key
 /// that is not understood. Fails (ErrorKind::file) where the names are those of no family.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_language_model(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_language_model(const TensorSource<Scalar>& source,
+                                                                   const Configuration& configuration = {}) {
   detail::expect_not_quantised(configuration);
   const detail::NamesRead names;
   const WatchedTensors<Scalar> watched(source);

@@ -18,7 +18,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// With several groups the authors' code normalises each of them and Hugging Face's port the whole width. The naming tells which applies
 /// (`ssm_cfg.layer` is the authors'); the key norm_groups overrides it.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_mamba2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_mamba2_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"mamba2"}, "the tensors are those of a Mamba-2 language model");
   detail::expect_text(configuration, "ssm_cfg.layer", {"Mamba2"}, "no other kind of layer is read here");
   detail::expect_integer(configuration, {"d_intermediate"}, 0, "feed-forward parts between Mamba-2 layers are not read here");

@@ -23,7 +23,7 @@ namespace detail {
 /// Zamba2 alone takes time_step_min, as its public port does: the released numbers are that port's. The authors' own code does not, and
 /// `time_step_limit: [0, Infinity]` gives theirs.
 template <class = void>
-[[nodiscard]] std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
+[[nodiscard, gnu::cold]] std::array<double, 2> read_time_step_limit(const Configuration& configuration) {
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const std::string_view key : {"time_step_limit", "mamba_dt_limit", "ssm_cfg.dt_limit"})
     if (const auto limit = configuration.numbers({key})) {
@@ -85,7 +85,7 @@ template <Real S>
 
 /// Holds the keys of all dialects against one mixer's weights, and the tensors that the keys promise.
 template <Real S>
-void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mixer, const PrefixedTensors<S>& tensors) {
+[[gnu::cold]] void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mixer, const PrefixedTensors<S>& tensors) {
   const auto& w = mixer.weights();
   const Index head_size = mixer.channels() / mixer.heads();
   expect_integer(configuration, {"num_heads", "mamba_num_heads", "mamba_n_heads", "n_mamba_heads"}, mixer.heads(),
@@ -145,7 +145,8 @@ void expect_mamba2_layer(const Configuration& configuration, const Mamba2<S>& mi
 /// A Mamba-2 mixer below a prefix such as `backbone.layers.0.mixer.`. `ssm_multipliers`, if there are any, are those of in_proj's rows for
 /// z, x, B, C and dt (Falcon-H1). `input_multiplier` is a factor of the mixer's input; the biases of in_proj do not see it.
 template <Real S>
-[[nodiscard]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration, double input_multiplier = 1) {
+[[nodiscard, gnu::cold]] Mamba2<S> read_mamba2(const PrefixedTensors<S>& tensors, const Configuration& configuration,
+                                               double input_multiplier = 1) {
   // One key switches both, except in Falcon-H1, where projectors_bias switches the second.
   if (!configuration.has("projectors_bias") && configuration.text({"model_type"}) != "falcon_h1")
     expect_together(tensors, {"in_proj.bias", "out_proj.bias"});
@@ -176,7 +177,7 @@ template <Real S>
 /// The same by itself, as Falcon-H1's port has it: its mixer multiplies its input by ssm_in_multiplier, which in a whole model is the
 /// branch's.
 template <Real S>
-[[nodiscard]] Mamba2<S> read_mamba2_layer(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Mamba2<S> read_mamba2_layer(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   return read_mamba2(tensors, configuration, read_factor<S>(configuration, "ssm_in_multiplier"));
 }
 

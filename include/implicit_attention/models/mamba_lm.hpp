@@ -14,8 +14,8 @@ namespace detail {
 
 /// A stack of Mamba layers between an embedding and a head, in the names of both dialects.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> read_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration,
-                                                  std::string architecture, bool tied_by_default) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> read_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration,
+                                                             std::string architecture, bool tied_by_default) {
   expect_text(configuration, "ssm_cfg.layer", {"Mamba1"}, "no other kind of layer is read here");
   expect_text(configuration, "hidden_act", {"silu", "swish"}, "Mamba's activation");
   expect_integer(configuration, {"d_intermediate"}, 0, "feed-forward parts between Mamba layers are not read here");
@@ -55,7 +55,7 @@ template <Real Scalar>
 /// that is there must agree with the weights. The head is `lm_head.weight`, or the embedding where that is absent.
 /// Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_mamba_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"mamba"}, "the tensors are those of a Mamba language model");
   return detail::read_mamba_lm(source, configuration, "MambaForCausalLM", true);
 }

@@ -17,7 +17,7 @@ namespace detail {
 
 /// Holds the keys of both dialects against one layer's weights.
 template <Real Scalar>
-void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>& mixer) {
+[[gnu::cold]] void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>& mixer) {
   const std::string type = configuration.text({"model_type"}).value_or("mamba");
   if (type != "jamba")  // there it is the MLPs' width
     expect_integer(configuration, {"intermediate_size", "d_inner"}, mixer.channels(), "mixer.A_log has that many rows");
@@ -54,7 +54,7 @@ void expect_mamba_layer(const Configuration& configuration, const Mamba<Scalar>&
 /// A Mamba mixer. Norms of dt, B and C have weights in Jamba, whose tensors tell; without weights they are Falcon-Mamba's
 /// (`model_type`, or `use_bcdt_rms` in files older than that type), with an eps of their own.
 template <Real Scalar>
-[[nodiscard]] Mamba<Scalar> read_mamba(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Mamba<Scalar> read_mamba(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   const std::string type = configuration.text({"model_type"}).value_or("");
   typename Mamba<Scalar>::Options options;
   options.inner_norms = configuration.boolean({"use_bcdt_rms"}).value_or(type == "falcon_mamba");

@@ -153,9 +153,11 @@ Value<S> MixtureOfExperts<S>::run(const Value<Scalar>& u, RunContext<Scalar>& co
 /// Experts that stand by themselves: `experts.K.gate_proj.weight` below a prefix such as `model.layers.1.feed_forward.`, as many as
 /// `count`; an empty name of the gate reads plain ones.
 template <Real S>
-[[nodiscard]] std::vector<GatedFeedForward<S>> read_experts(const PrefixedTensors<S>& tensors, Index count,
-                                                            Function function = Function::silu, const std::string& gate = "gate_proj",
-                                                            const std::string& up = "up_proj", const std::string& down = "down_proj") {
+[[nodiscard, gnu::cold]] std::vector<GatedFeedForward<S>> read_experts(const PrefixedTensors<S>& tensors, Index count,
+                                                                       Function function = Function::silu,
+                                                                       const std::string& gate = "gate_proj",
+                                                                       const std::string& up = "up_proj",
+                                                                       const std::string& down = "down_proj") {
   std::vector<GatedFeedForward<S>> experts;
   for (Index expert = 0; expert < count; ++expert)
     experts.push_back(GatedFeedForward<S>::from_tensors(
@@ -166,9 +168,9 @@ template <Real S>
 /// Experts stacked in two tensors: `first` (experts, 2M, D) with the gate's rows before those of the up projection, of plain experts
 /// (`gated` false) (experts, M, D), and `down` (experts, D, M). Nothing is copied.
 template <Real S>
-[[nodiscard]] std::vector<GatedFeedForward<S>> read_stacked_experts(const PrefixedTensors<S>& tensors, const std::string& first,
-                                                                    const std::string& down, Function function = Function::silu,
-                                                                    bool gated = true) {
+[[nodiscard, gnu::cold]] std::vector<GatedFeedForward<S>> read_stacked_experts(const PrefixedTensors<S>& tensors, const std::string& first,
+                                                                               const std::string& down, Function function = Function::silu,
+                                                                               bool gated = true) {
   const Array<S> rows = tensors.required(first, 3), back = tensors.required(down, 3);
   const std::vector<Index> shape = *tensors.source().shape(tensors.prefix() + first);
   const std::vector<Index> other = *tensors.source().shape(tensors.prefix() + down);

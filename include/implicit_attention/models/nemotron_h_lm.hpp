@@ -18,7 +18,7 @@ namespace detail {
 /// Sigmoid scores, chosen with a correction bias and weighed without; relu^2 experts, in a latent space where there is one, and a shared
 /// expert that sees the input itself.
 template <Real S>
-[[nodiscard]] MixtureOfExperts<S> read_nemotron_experts(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] MixtureOfExperts<S> read_nemotron_experts(const PrefixedTensors<S>& tensors, const Configuration& configuration) {
   typename MixtureOfExperts<S>::Weights w;
   typename MixtureOfExperts<S>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
@@ -60,7 +60,7 @@ template <Real S>
 /// `layers_block_type` must agree, and counts, rather than num_hidden_layers. Attention has no rotary positions, whatever rope keys
 /// stand in the file. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_nemotron_h_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_nemotron_h_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "nemotron_h");
   const PrefixedTensors<Scalar> tensors(source, "backbone.");
   LanguageModelParts<Scalar> parts;

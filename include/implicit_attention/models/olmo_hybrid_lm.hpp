@@ -20,7 +20,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// linear_allow_neg_eigval (true), rms_norm_eps (1e-6; the heads' norm of linear layers has 1e-5 whatever it says) and
 /// rope_parameters.rope_theta, without which there are no positions. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_olmo_hybrid_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_olmo_hybrid_lm(const TensorSource<Scalar>& source,
+                                                                   const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"olmo_hybrid"}, "the tensors are those of an OLMo Hybrid language model");
   LanguageModelParts<Scalar> parts;
   parts.name = "OlmoHybridForCausalLM";

@@ -15,8 +15,8 @@ namespace detail {
 
 /// p = softmax(gate u); w = the best k of p / their sum; out = sum w expert(u) + sigmoid(shared_expert_gate u) shared_expert(u).
 template <Real Scalar>
-[[nodiscard]] MixtureOfExperts<Scalar> read_qwen_experts(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration,
-                                                         bool next) {
+[[nodiscard, gnu::cold]] MixtureOfExperts<Scalar> read_qwen_experts(const PrefixedTensors<Scalar>& tensors,
+                                                                    const Configuration& configuration, bool next) {
   typename MixtureOfExperts<Scalar>::Weights w;
   typename MixtureOfExperts<Scalar>::Options options;
   w.router_weight = tensors.required("gate.weight", 2);
@@ -55,7 +55,7 @@ template <class = void>
 /// `rms_norm_eps` (1e-6), `rope_theta` (10000; 1e7 in released files) and `partial_rotary_factor` (0.25) are used. Every other key must
 /// agree with the weights. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_qwen_lm(const TensorSource<Scalar>& source, const Configuration& whole = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_qwen_lm(const TensorSource<Scalar>& source, const Configuration& whole = {}) {
   const Configuration configuration = whole.below("text_config");
   detail::expect_text(configuration, "model_type", {"qwen3_5_text", "qwen3_5", "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next"},
                       "the tensors are those of a Qwen language model with linear attention");

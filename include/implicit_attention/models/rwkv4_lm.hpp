@@ -14,7 +14,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// the weights. The last norm's eps is 1e-5 whatever the key says, as in the public code. `rescale_every` guards half precision against
 /// overflow and is not applied. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_rwkv4_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_rwkv4_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv", "rwkv4"}, "the tensors are those of an RWKV-4 language model");
   detail::expect_text(configuration, "rwkv_version", {"4"}, "the tensors are those of an RWKV-4 language model");
   const detail::RwkvNames names = detail::rwkv_names(source);

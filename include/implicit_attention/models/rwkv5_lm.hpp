@@ -11,7 +11,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// code) and the group norm's eps: `head_size_divisor`, or `group_norm_eps`, without either 64e-5 as BlinkDL trained. Every other key that
 /// is there must agree with the weights, except `intermediate_size`, which the public ports ignore. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_rwkv5_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_rwkv5_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv5"}, "the tensors are those of an RWKV-5 language model");
   detail::expect_text(configuration, "rwkv_version", {"5.2", "5.1"}, "the tensors are those of an RWKV-5 language model");
   detail::expect_text(configuration, "model_version", {"5_2"}, "the tensors are those of an RWKV-5 language model");

@@ -9,7 +9,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// Reads an RWKV-6 language model with the tensors `rwkv.embeddings.weight, rwkv.blocks.N.attention.*` or `emb.weight, blocks.N.att.*`.
 /// The configuration is used as load_rwkv5_lm uses it. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_rwkv6_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_rwkv6_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv6"}, "the tensors are those of an RWKV-6 language model");
   detail::expect_text(configuration, "rwkv_version", {"6"}, "the tensors are those of an RWKV-6 language model");
   const double eps = detail::positive_number(configuration, {"layer_norm_epsilon"}, 1e-5);

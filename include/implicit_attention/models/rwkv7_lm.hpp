@@ -11,7 +11,7 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// `layer_norm_epsilon` (1e-5), `norm_bias`, and the group norm's eps as detail::read_rwkv7 says; every other key that is there must agree
 /// with the weights. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_rwkv7_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_rwkv7_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
   detail::expect_text(configuration, "model_type", {"rwkv7", "rwkv7_fla"}, "the tensors are those of an RWKV-7 language model");
   detail::expect_text(configuration, "rwkv_version", {"7"}, "the tensors are those of an RWKV-7 language model");
   detail::expect_text(configuration, "hidden_act", {"sqrelu", "relu2"}, "RWKV-7's channel mixing");

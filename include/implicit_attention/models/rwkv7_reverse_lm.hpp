@@ -10,7 +10,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// x += ffn_l(ln{l}b(x)); logits = o(lno(x)). Of its other kind of layer, `rosa`, the training switched all off but the bias of the output:
 /// its other tensors and the norms ln{l}c before it carry nothing. The bias is read as that of the mixer's output projection.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_rwkv7_reverse_lm(const TensorSource<Scalar>& source, const Configuration& configuration = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_rwkv7_reverse_lm(const TensorSource<Scalar>& source,
+                                                                     const Configuration& configuration = {}) {
   const PrefixedTensors<Scalar> tensors(source, "");
   LanguageModelParts<Scalar> parts;
   parts.name = "RWKV7Reverse";

@@ -61,9 +61,9 @@ template <Real Scalar>
 /// Reads a whole model. `read(att, ffn, layer)` gives a layer's time mixing and channel mixing from the tensors of each; `eps` is the
 /// norms', `final_eps` that of the last. Norms go without a bias where the configuration says `norm_bias` false.
 template <Real Scalar, class Read>
-[[nodiscard]] LanguageModel<Scalar> read_rwkv_model(std::string name, const TensorSource<Scalar>& source,
-                                                    const Configuration& configuration, const RwkvNames& names, double eps,
-                                                    double final_eps, const Read& read) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> read_rwkv_model(std::string name, const TensorSource<Scalar>& source,
+                                                               const Configuration& configuration, const RwkvNames& names, double eps,
+                                                               double final_eps, const Read& read) {
   const PrefixedTensors<Scalar> tensors(source, "");
   LanguageModelParts<Scalar> parts;
   parts.name = std::move(name);
@@ -107,7 +107,7 @@ void let_pass(const Configuration& configuration) {
 
 /// Fails where a size in the configuration is not that of the weights.
 template <class Layer>
-void expect_heads(const Configuration& configuration, const Layer& layer, Index head_size) {
+[[gnu::cold]] void expect_heads(const Configuration& configuration, const Layer& layer, Index head_size) {
   expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "value.weight has that many rows");
   expect_integer(configuration, {"head_size", "head_dim", "head_size_a"}, head_size, "the weights have heads of that size");
   expect_integer(configuration, {"heads", "n_head"}, layer.heads(), "the weights have that many heads");
@@ -119,7 +119,7 @@ void expect_heads(const Configuration& configuration, const Layer& layer, Index 
 }
 
 template <Real Scalar>
-[[nodiscard]] Rwkv4<Scalar> read_rwkv4(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Rwkv4<Scalar> read_rwkv4(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   Rwkv4<Scalar> layer = Rwkv4<Scalar>::from_tensors(tensors);
   expect_integer(configuration, {"attention_hidden_size", "dim_att"}, layer.channels(), "time_decay has that many numbers");
   let_pass(configuration);
@@ -127,14 +127,14 @@ template <Real Scalar>
 }
 
 template <Real Scalar>
-[[nodiscard]] Rwkv5<Scalar> read_rwkv5(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Rwkv5<Scalar> read_rwkv5(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   Rwkv5<Scalar> layer = Rwkv5<Scalar>::from_tensors(tensors, {group_norm_eps(configuration)});
   expect_heads(configuration, layer, layer.channels() / layer.heads());
   return layer;
 }
 
 template <Real Scalar>
-[[nodiscard]] Rwkv6<Scalar> read_rwkv6(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Rwkv6<Scalar> read_rwkv6(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   Rwkv6<Scalar> layer = Rwkv6<Scalar>::from_tensors(tensors, {group_norm_eps(configuration)});
   expect_heads(configuration, layer, layer.channels() / layer.heads());
   expect_integer(configuration, {"time_mix_extra_dim"}, layer.weights().time_maa_w1.cols() / 5, "time_maa_w1 has 5 times as many columns");
@@ -145,7 +145,7 @@ template <Real Scalar>
 /// The group norm's eps: `group_norm_eps`, else head size * `norm_eps` (transformers, flash-linear-attention), else 64e-5 under the
 /// author's names and head size * 1e-5 under flash-linear-attention's. `first`: see Rwkv7::from_tensors; told by a prefix of block 0 too.
 template <Real Scalar>
-[[nodiscard]] Rwkv7<Scalar> read_rwkv7(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
+[[nodiscard, gnu::cold]] Rwkv7<Scalar> read_rwkv7(const PrefixedTensors<Scalar>& tensors, const Configuration& configuration) {
   const double size = static_cast<double>(tensors.required("r_k", 2).cols()), norm_eps = positive_number(configuration, {"norm_eps"}, 1e-5);
   const bool by_head = configuration.has("norm_eps") || has_fla_names(tensors);
   const auto holds = [&](std::string_view part) { return tensors.prefix().find(part) != std::string::npos; };
@@ -165,7 +165,7 @@ template <Real Scalar>
 
 /// flash-linear-attention's `value_dim`: one number, or one a layer.
 template <class = void>
-void expect_value_width(const Configuration& configuration, Index layer, Index channels) {
+[[gnu::cold]] void expect_value_width(const Configuration& configuration, Index layer, Index channels) {
   const Configuration::Value* const value = configuration.find("value_dim");
   const auto* const list = value == nullptr ? nullptr : std::get_if<std::vector<double>>(value);
   if (list == nullptr) return expect_integer(configuration, {"value_dim"}, channels, "value.weight has that many rows");

@@ -108,7 +108,7 @@ template <class = void>
 
 /// Fails where one layer lacks a bias that another layer with the same other tensors has: it was lost, and would be taken for zero.
 template <class Scalar>
-void expect_same_biases(const TensorSource<Scalar>& source) {
+[[gnu::cold]] void expect_same_biases(const TensorSource<Scalar>& source) {
   const auto weight_of = [](const std::string& bias) { return bias.substr(0, bias.size() - 4) + "weight"; };
   struct Layer {
     std::string prefix;

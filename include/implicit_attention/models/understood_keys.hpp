@@ -82,7 +82,7 @@ template <class = void>
 /// Fails on the mark of quantised weights (transformers', MLX's), before any tensor is read: what is stored then are codes, and scales
 /// beside them.
 template <class = void>
-void expect_not_quantised(const Configuration& configuration) {
+[[gnu::cold]] void expect_not_quantised(const Configuration& configuration) {
   const std::vector<std::string> keys = configuration.keys();
   for (const std::string_view key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
     const std::string inner = message(key, ".");
@@ -197,7 +197,7 @@ template <class = void>
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
 /// are values that switch something off (false, 0, an empty list). A list that is of no use here (of lists, of truth values) is on.
 template <class = void>
-void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
+[[gnu::cold]] void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
   for (const std::string& key : configuration.keys()) {
     if (configuration.asked(key) || describes_only(key) || generates_only(configuration, key) ||
         (layer_alone && concerns_other_parts(configuration, key)))
@@ -209,7 +209,7 @@ void expect_all_understood(const Configuration& configuration, std::string_view 
 }
 
 template <class = void>
-void expect_layer_understood(const Configuration& configuration, std::string_view title) {
+[[gnu::cold]] void expect_layer_understood(const Configuration& configuration, std::string_view title) {
   expect_all_understood(configuration, title, true);
 }
 

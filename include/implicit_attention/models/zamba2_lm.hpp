@@ -19,7 +19,7 @@ namespace detail {
 
 /// The adapter of one visit, `NAME.VISIT.0.weight` and `.1.weight`.
 template <Real S>
-[[nodiscard]] LowRank<S> read_adapter(const PrefixedTensors<S>& tensors, const std::string& list, Index visit, bool wanted) {
+[[nodiscard, gnu::cold]] LowRank<S> read_adapter(const PrefixedTensors<S>& tensors, const std::string& list, Index visit, bool wanted) {
   if (!wanted) return {};
   const PrefixedTensors<S> adapter = tensors.below(message(list, ".", visit, "."));
   return {adapter.required("0.weight", 2), adapter.required("1.weight", 2)};
@@ -31,7 +31,7 @@ template <Real S>
 /// visit I uses block I mod num_mem_blocks (one port once counted layers instead: huggingface/transformers#47994). Attention's scores are
 /// scaled by (head size / 2)^(-1/2). Rotary positions where use_mem_rope says so. Fails naming the tensor or the key.
 template <Real Scalar>
-[[nodiscard]] LanguageModel<Scalar> load_zamba2_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
+[[nodiscard, gnu::cold]] LanguageModel<Scalar> load_zamba2_lm(const TensorSource<Scalar>& source, const Configuration& given = {}) {
   const Configuration configuration = detail::with_model_type(given, "zamba2");
   Index layers = 0;
   LanguageModelParts<Scalar> parts =
