@@ -173,6 +173,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("ID|argmax");
   app.add_option("--layer", question.layer, joined(layer_method_names(), ", ") + ": one layer, from 0, instead of all")
       ->check(not_empty())
+      ->check(whole_number())
       ->option_text("N");
   app.add_option("--heads", question.heads,
                  joined(layer_method_names(true), ", ") +

@@ -766,7 +766,7 @@ int main(int argument_count, char** arguments) {
       ->option_text("FILE:TENSOR");
   app.add_option("--model", options.model, "instead of all these: a model's folder as it was downloaded, or one file of weights")
       ->option_text("DIR|FILE");
-  app.add_option("--layer", options.layer, "which layer of the model, from 0")->option_text("N");
+  app.add_option("--layer", options.layer, "which layer of the model, from 0")->check(whole_number())->option_text("N");
   add_sequence_options(app, options.sequence);
   add_terms_option(app, options.terms, false);
   const CLI::Option* channels =

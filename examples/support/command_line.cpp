@@ -66,15 +66,18 @@ int complain(const std::string& program, const std::string& what) {
   detail::raise(ErrorKind::value, option, ": \"", printable(text, 60), "\" ", expected);
 }
 
+std::string too_large(std::string_view digits) {
+  return detail::message(printable(digits, 60), " is too large a number, expected at most ", std::numeric_limits<Index>::max());
+}
+
 // One index of a list, or an error that shows what a list looks like.
 Index parse_index(std::string_view option, std::string_view digits, std::string_view text) {
   Index value = 0;
   const char* const end = digits.data() + digits.size();
   const auto read = std::from_chars(digits.data(), end, value);
-  if (read.ec == std::errc::result_out_of_range)
-    detail::raise(ErrorKind::value, option, ": ", printable(digits, 60), " is too large a number, expected at most ",
-                  std::numeric_limits<Index>::max());
-  if (read.ec != std::errc() || read.ptr != end || digits.front() == '-') no_list(option, text);
+  if (digits.starts_with('-')) no_list(option, text);
+  if (read.ec == std::errc::result_out_of_range) detail::raise(ErrorKind::value, option, ": ", too_large(digits));
+  if (read.ec != std::errc() || read.ptr != end) no_list(option, text);
   return value;
 }
 
@@ -397,6 +400,20 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
   } catch (const std::exception& error) {
     return complain(program, with_own_options(error.what(), has_channels));
   }
+}
+
+CLI::Validator whole_number() {
+  return CLI::Validator(
+      [](const std::string& text) {
+        Index value = 0;
+        const char* const end = text.data() + text.size();
+        const auto read = std::from_chars(text.data(), end, value);
+        if (read.ptr != end || read.ec == std::errc::invalid_argument)
+          return detail::message("\"", printable(text, 60), "\" is not a whole number");
+        if (read.ec == std::errc()) return std::string();
+        return text.starts_with('-') ? detail::message(printable(text, 60), " is out of range") : too_large(text);
+      },
+      "");
 }
 
 CLI::Validator at_least(Index least) { return between(least, std::numeric_limits<Index>::max()); }

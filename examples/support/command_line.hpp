@@ -36,6 +36,8 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
 /// Whether an option (`--out`) stands on the command line. App::count ends the program where there is no memory for a name.
 [[nodiscard]] bool given(const CLI::App& app, std::string_view option);
 
+/// For an option that takes a whole number whose range is known later: it must fit an Index, which CLI11 sees to by taking the nearest.
+[[nodiscard]] CLI::Validator whole_number();
 /// For an option that takes a whole number: it must be `least` or more, and fit an Index.
 [[nodiscard]] CLI::Validator at_least(Index least);
 [[nodiscard]] CLI::Validator between(Index least, Index most);

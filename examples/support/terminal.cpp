@@ -85,14 +85,16 @@ ColourScale scale_of(const TokenScores& scores) {
 }
 
 std::string legend(const ColourScale& scale, const TokenScores& scores, const Terminal& terminal) {
-  const int steps = std::clamp(terminal.width - 40, 8, 24);
+  const std::string low = scale.kind == ColourScale::Kind::diverging ? detail::message("-", significant(scale.limit)) : "0";
+  const std::string high = detail::message(" ", significant(scale.limit), "  ", visible(scores.value_name));
+  const int room = terminal.width - display_width(low) - 1 - display_width(high);
+  const int steps = std::clamp(std::min(std::max(terminal.width - 40, 8), room), 2, 24);
   std::string bar;
   for (int step = 0; step < steps; ++step) {
     const double place = scale.kind == ColourScale::Kind::diverging ? static_cast<double>(step) / (steps - 1) : (step + 1.0) / steps;
     bar += code(terminal.colours, scale.colour_at(place), true) + " ";
   }
-  const std::string low = scale.kind == ColourScale::Kind::diverging ? detail::message("-", significant(scale.limit)) : "0";
-  return low + " " + bar + reset + " " + significant(scale.limit) + "  " + visible(scores.value_name) + "\n";
+  return low + " " + bar + reset + high + "\n";
 }
 
 /// Text as this terminal can show it.
@@ -201,30 +203,35 @@ std::string score_table(const TokenScores& scores, const Terminal& terminal) {
   };
   std::vector<std::string> tokens, numbers;
   const bool with_ids = scores.ids.size() == scores.tokens.size();
-  int token_width = display_width("token"), id_width = 2, number_width = display_width(scores.value_name);
+  int longest_token = display_width("token"), id_width = 2, number_width = display_width(scores.value_name);
   for (std::size_t k = 0; k < scores.tokens.size(); ++k) {
-    tokens.push_back(shown(shorten(visible(scores.tokens[k]), 28), terminal));
     numbers.push_back(number(scores.scores[k]));
-    token_width = std::max(token_width, display_width(tokens.back()));
     number_width = std::max(number_width, display_width(numbers.back()));
     if (with_ids) id_width = std::max(id_width, display_width(detail::message(scores.ids[k])));
   }
-  const int position_width = std::max(8, static_cast<int>(detail::message(tokens.size() - 1).size()));
-  const int room = std::clamp(terminal.width - position_width - token_width - number_width - (with_ids ? id_width + 2 : 0) - 6, 8, 40);
+  const int position_width = std::max(8, static_cast<int>(detail::message(scores.tokens.size() - 1).size()));
+  // What a narrow terminal has no room for goes: bars, then ends of tokens.
+  const int beside = terminal.width - position_width - number_width - (with_ids ? id_width + 2 : 0) - 4;
+  for (const std::string& token : scores.tokens) {
+    tokens.push_back(shown(shorten(visible(token), std::clamp(beside, 5, 28)), terminal));
+    longest_token = std::max(longest_token, display_width(tokens.back()));
+  }
+  const int room = std::min(beside - longest_token - 2, 40);
+  const bool bars = room >= 8;
   const int side = diverging ? (room - 1) / 2 : room;
   const std::string axis = terminal.unicode ? "\u2502" : "|";
 
-  std::string out = titled(scores) + pad("position", position_width, true) + "  " + pad("token", token_width) + "  " +
+  std::string out = titled(scores) + pad("position", position_width, true) + "  " + pad("token", longest_token) + "  " +
                     (with_ids ? pad("id", id_width, true) + "  " : "") + pad(visible(scores.value_name), number_width, true) + "\n";
   for (std::size_t k = 0; k < tokens.size(); ++k) {
     const double score = scores.scores[k];
     const double columns = std::isfinite(score) ? std::min(1.0, std::abs(score) / scale.limit) * side : 0;
     const bool left = score < 0;
-    std::string line = pad(detail::message(k), position_width, true) + "  " + pad(tokens[k], token_width) + "  " +
+    std::string line = pad(detail::message(k), position_width, true) + "  " + pad(tokens[k], longest_token) + "  " +
                        (with_ids ? pad(detail::message(scores.ids[k]), id_width, true) + "  " : "") + pad(numbers[k], number_width, true) +
                        "  ";
-    if (diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
-    if (!left) line += rightward(columns, terminal.unicode);
+    if (bars && diverging) line += pad(left ? leftward(columns, terminal.unicode) : "", side, true) + axis;
+    if (bars && !left) line += rightward(columns, terminal.unicode);
     line.resize(line.find_last_not_of(' ') + 1);
     out += line + "\n";
   }

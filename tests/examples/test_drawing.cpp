@@ -622,6 +622,16 @@ TEST_CASE("without colours a sentence is an aligned table, and holds no escape")
   CHECK_THAT(lines[2], contains_text("       1  touching      0.400  \u2588\u2588\u2588"));
   CHECK(lines[4] == "       3  of            0.000");
   for (const std::string& line : lines) CHECK(display_width(line) <= 60);
+  for (const int width : {40, 36, 28, 26}) {  // bars go, then ends of tokens
+    INFO(width);
+    Terminal narrow = terminal;
+    narrow.width = width;
+    for (const std::string& line : lines_of(score_table(scores, narrow))) CHECK(display_width(line) <= width);
+    narrow.colours = ColourDepth::palette256;
+    std::string legend = lines_of(show_tokens(scores, narrow)).back();
+    for (std::size_t at = 0; (at = legend.find('\x1b')) != std::string::npos;) legend.erase(at, legend.find('m', at) - at + 1);
+    CHECK(display_width(legend) <= width);
+  }
 
   terminal.unicode = false;
   scores.scores[0] = -0.4;

@@ -649,4 +649,14 @@ TEST_CASE("GGUF: a model in several files", "[io]") {
   const auto tensor_twice = error_of([&] { (void)open_checkpoint<float>(folder.path()); });
   REQUIRE(tensor_twice);
   CHECK_THAT(tensor_twice->message, contains_text("m-00002-of-00002.gguf: tensor token_embd.weight is in another file of the model too"));
+  write_bytes(folder / "m-00002-of-00002.gguf",
+              gguf::file(keys(1), {{"output.weight", {1, 2}, 0, row}, {"output_norm.weight", {2}, 0, row}}));
+  const auto one_more = error_of([&] { (void)open_checkpoint<float>(folder.path()); });
+  REQUIRE(one_more);
+  CHECK_THAT(one_more->message, contains_text("m-00001-of-00002.gguf: the 2 files have 3 tensors, expected 2"));
+  // What files must be called, whatever their number.
+  write_bytes(folder / "alone.gguf", gguf::file({gguf::key("split.count", 2, u16(12))}, {{"output.weight", {1, 2}, 0, row}}));
+  const auto alone = error_of([&] { (void)open_checkpoint<float>(folder / "alone.gguf"); });
+  REQUIRE(alone);
+  CHECK_THAT(alone->message, contains_text("alone.gguf: is one of 12 files of a model, expected a name that ends in -00001-of-00012.gguf"));
 }

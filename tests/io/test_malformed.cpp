@@ -339,6 +339,10 @@ TEST_CASE("writing what cannot be written", "[io]") {
                {"tensor a", "(3) is 3 numbers", "came 2"});
   expect_error(write({{"a", {static_cast<const float*>(nullptr), {3}}}}), ErrorKind::value, {"tensor a", "no numbers"});
   expect_error(error_of([&] { write_safetensors(path, {}, {{"k", "\xFF"}}); }), ErrorKind::value, {path.string(), "not valid UTF-8"});
+  expect_error(error_of([&] {
+                 write_safetensors(path, {}, {{"k", std::string(100'000'000, 'x')}});
+               }),
+               ErrorKind::limit, {path.string(), "the header would be 100000032 bytes", "the format allows 100000000"});
   expect_error(error_of([&] { write_safetensors(folder / "no" / "out.safetensors", {}); }), ErrorKind::file,
                {"out.safetensors", "cannot be written", "No such file"});
   expect_error(error_of([&] { write_npy(folder.path(), {&one, {1}}); }), ErrorKind::file, {folder.path().string(), "is a directory"});

@@ -173,6 +173,10 @@ TEST_CASE("PyTorch: pickles of protocol 4, and what older ones say in other word
   };
   CHECK_THAT(refused("(" + p::text("1") + at(0) + p::integer(1) + at(1) + "d"), contains_text("tensor 1 is there twice"));
   CHECK_THAT(refused("(" + p::text("1") + "d"), contains_text("a key without a value"));
+  const std::vector<std::int64_t> ones(64, 1), one_more(65, 1);
+  CHECK(refused("(" + p::text("x") + p::tensor(old, 0, ones, ones) + "d").empty());
+  CHECK_THAT(refused("(" + p::text("x") + p::tensor(old, 0, one_more, one_more) + "d"),
+             contains_text("has 65 numbers, expected at most 64"));
   CHECK_THAT(refused("K\1K\2\x93"), contains_text("a name that is not a text"));
   CHECK_THAT(refused(p::name("collections", "OrderedDict") + "((K\1ltR"),
              contains_text("collections.OrderedDict: its arguments are not those that are expected"));

@@ -207,7 +207,11 @@ TEST_CASE("rwkv.cpp: what is wrong is said", "[io]") {
             {"time_mix_k", "(3)", "(1, 1, 4)"}},
            {"joined mixes of another width",
             header + rwkv_record("blocks.0.att.r_k", {1, 4}, row) + rwkv_record("blocks.0.att.x_rwkvag", {4}, row),
-            {"x_rwkvag", "(6, 4)"}}}) {
+            {"x_rwkvag", "(6, 4)"}},
+           {"joined mixes beside one of them",
+            header + rwkv_record("blocks.0.att.r_k", {1, 4}, row) + rwkv_record("blocks.0.att.x_k", {4}, row) +
+                rwkv_record("blocks.0.att.x_rwkvag", {6, 4}, row + row + row + row + row + row),
+            {"tensor blocks.0.att.x_rwkvag: is there twice, once as its parts"}}}) {
     INFO(bad.what);
     write_bytes(folder / "bad.bin", bad.bytes);
     const auto error = error_of([&] { (void)open_checkpoint<float>(folder / "bad.bin"); });

@@ -350,7 +350,15 @@ TEST_CASE("vocabularies: which file decides", "[io]") {
     REQUIRE(error);
     CHECK_THAT(error->message, contains_text("text cannot become tokens"));
     CHECK_THAT(error->message, contains_text("tokenizer.json: there is no object \"model\""));
-    CHECK(error_of([&] { (void)Tokenizer::open(".", folder.path().string()); }));  // what is chosen must be right
+    // What is chosen must be right.
+    const auto chosen = error_of([&] { (void)Tokenizer::open(".", folder.path().string()); });
+    REQUIRE(chosen);
+    CHECK_THAT(chosen->message, contains_text("tokenizer.json: there is no object \"model\""));
+    fs::create_directory(folder / "bare");
+    const auto nothing = error_of([&] { (void)Tokenizer::open(".", (folder / "bare").string()); });
+    REQUIRE(nothing);
+    CHECK_THAT(nothing->message,
+               contains_text("bare: there is no tokenizer here, expected tokenizer.json, rwkv_vocab_*.txt or vocab.json"));
   }
   SECTION("sentencepiece's own file") {
     fs::remove(folder / "tokenizer.json");

@@ -17,6 +17,7 @@
 #include <implicit_attention/layers/linear_attention.hpp>
 #include <implicit_attention/layers/softmax_attention.hpp>
 #include <implicit_attention/layers/mamba.hpp>
+#include <implicit_attention/layers/mamba3.hpp>
 #include <implicit_attention/layers/rwkv4.hpp>
 
 namespace {
@@ -353,4 +354,24 @@ TEST_CASE("what an array was made from is asked about with the sources that were
   CHECK(error_of([&] {
           static_cast<void>(from.newer(bonus, {{"query", &query}}));
         }).second == "MadeFrom: lower() names 1 sources, run() noted 2: the layer is at fault");
+}
+
+TEST_CASE("Mamba-3 of one input has no weights of several", "[layers]") {
+  Draw draw(4);
+  Mamba3Weights<double> w;
+  w.in_proj_weight = draw.normals<double>(27, 5);
+  w.dt_bias = draw.normals<double>(1, 2);
+  w.B_norm_weight = w.C_norm_weight = draw.normals<double>(1, 4);
+  w.B_bias = w.C_bias = draw.normals<double>(2, 4);
+  w.D = draw.normals<double>(1, 2);
+  w.out_proj_weight = draw.normals<double>(5, 6);
+  CHECK_NOTHROW(Mamba3<double>(w));
+  for (const auto& [name, member] :
+       {std::pair("mimo_x", &Mamba3Weights<double>::mimo_x), std::pair("mimo_z", &Mamba3Weights<double>::mimo_z),
+        std::pair("mimo_o", &Mamba3Weights<double>::mimo_o)}) {
+    Mamba3Weights<double> more = w;
+    more.*member = draw.normals<double>(2, 3);
+    CHECK_THAT(error_of([&] { static_cast<void>(Mamba3<double>(more)); }).second,
+               contains_text(std::string("there is a tensor ") + name + ", and B_bias is of rank 1"));
+  }
 }

@@ -75,3 +75,17 @@ TEST_CASE("families: where a tensor is misshapen, tensors are named as the file 
   INFO("said by none: " << (unused.empty() ? "" : unused.front()));
   CHECK(unused.empty());
 }
+
+TEST_CASE("families: a tensor without numbers is not taken for one that is absent", "[families]") {
+  for (const test_support::SmallModel& kind : test_support::small_models()) {
+    const Tensors<double> whole = kind.checkpoint<double>(31);
+    for (const test_support::SmallModel::Tensor& tensor : kind.tensors) {
+      std::vector<Index> shape = tensor.shape;
+      shape.front() = 0;
+      Tensors<double> hollow = whole;
+      hollow.set_zero(tensor.name, shape);
+      INFO(kind.name << ": " << tensor.name << " " << shape_text(shape));
+      CHECK(error_of([&] { return load_language_model<double>(hollow, kind.configuration); }) != "no error");
+    }
+  }
+}

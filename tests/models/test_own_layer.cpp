@@ -1,10 +1,14 @@
 // The layer of examples/own_layer.cpp, which stands outside the library: its operator, its map against a loop from its equation, its
 // gradient against finite differences, its relevance against what it has to add up to.
 #include <cmath>
+#include <memory>
+#include <string>
 #include <vector>
 
 #include <support/catch.hpp>
 #include <support/random.hpp>
+
+#include <implicit_attention/models/edge_knock_out.hpp>
 
 // Its main returns nothing, as only a main may.
 #if defined(__GNUC__)
@@ -109,6 +113,69 @@ TEST_CASE("a layer of one's own whose output is of another width than the model'
                     contains_text("layer 0's NarrowPart: output is (7, 5), expected (7, 6)"));
   parts.head_bias = draw.normals<double>(1, 11);
   CHECK_THROWS_WITH(LanguageModel<double>(parts), contains_text("OwnModel: head_bias is (11), expected (12) = (vocabulary)"));
+}
+
+TEST_CASE("a part of one's own that says what it is not, or not all that it is, is named", "[own_layer]") {
+  struct OwnPart final : Part<double> {
+    Index said = 1;          // token mixers
+    bool looks_back = true;  // what it says of itself
+    bool mixes = true;
+    bool second_path = false;  // has one, whose input its run does not give
+    [[nodiscard]] Value<double> run(const Value<double>& u, RunContext<double>& context) const override {
+      const GatedAverage layer = own_layer(1);
+      const LayerRun<GatedAverage> run = layer.run(u, context);
+      MixerRun<double> mixer;
+      mixer.x = run.x;
+      mixer.y = mixer.out = run.y;
+      mixer.attention = [this, layer, act = run.activations](Terms terms) {
+        UnifiedForm<double> form = layer.lower(act, terms);
+        if (second_path) form.second = std::make_shared<const SecondPath<double>>(SecondPath<double>{layer.lower(act, terms), act.x});
+        return ImplicitAttention<double>(form);
+      };
+      if (mixes) context.mixers.push_back(mixer);
+      return run.out;
+    }
+    [[nodiscard]] Index width() const override { return own_width; }
+    [[nodiscard]] Index channels() const override { return mixes ? own_width : 0; }
+    [[nodiscard]] Index mixers() const override { return said; }
+    [[nodiscard]] bool causal() const override { return looks_back; }
+    [[nodiscard]] std::string name() const override { return "OwnPart"; }
+  };
+  const auto model_of = [](const auto& change) {
+    const auto part = std::make_shared<OwnPart>();
+    change(*part);
+    LanguageModelParts<double> parts;
+    parts.name = "OwnModel";
+    parts.embedding = parts.head = test_support::Draw(5).normals<double>(12, own_width);
+    parts.final_norm = Norm<double>::rms(own_width, 1e-5);
+    parts.blocks.push_back({{{Norm<double>::rms(own_width, 1e-5), part}}});
+    return LanguageModel<double>(parts);
+  };
+  const auto knocked_out = [](const LanguageModel<double>& model) {
+    const ForwardPass<double> pass = model.forward(own_ids);
+    (void)KnockOut<double>(model, pass).edge_effects(0, {{3, 1}}, {6, 1, {}});
+  };
+  const LanguageModel<double> both_ways = model_of([](OwnPart& part) { part.looks_back = false; });
+  CHECK_THROWS_WITH(knocked_out(both_ways), contains_text("OwnModel looks at later tokens, expected a causal model"));
+  CarriedStates states;
+  CHECK_THROWS_WITH((void)both_ways.next_logits(own_ids, states), contains_text("a layer looks at later tokens, so there is no next one"));
+  CHECK_THROWS_WITH(knocked_out(model_of([](OwnPart& part) { part.said = 2; })), contains_text("has 2 token mixers in fewer parts"));
+  CHECK_THROWS_WITH(knocked_out(model_of([](OwnPart& part) { part.said = 0; })),
+                    contains_text("the parts of layer 0 of OwnModel have 0 token mixers by Part::mixers(), and ran 1"));
+  CHECK_THROWS_WITH(knocked_out(model_of([](OwnPart&) {})), contains_text("a token mixer whose output projection is not known"));
+
+  const LanguageModel<double> mixes_none = model_of([](OwnPart& part) {
+    part.mixes = false;
+    part.said = 0;
+  });
+  CHECK_THROWS_WITH((void)mixes_none.implicit_attention(mixes_none.forward(own_ids), 0),
+                    contains_text("OwnModel: layer 0 is a feed-forward part and mixes no tokens, so it has no attention"));
+
+  const LanguageModel<double> two_paths = model_of([](OwnPart& part) { part.second_path = true; });
+  const ForwardPass<double> pass = two_paths.forward(own_ids);
+  const Matrix<double> d = Matrix<double>::Ones(pass.logits.rows(), pass.logits.cols());
+  CHECK_THROWS_WITH((void)backward(two_paths, pass, d, held_attention_walk<double>(Terms::published())),
+                    contains_text("a layer has a second path, and its run does not give the input of it"));
 }
 
 TEST_CASE("a stack that lacks a layer, a part or its embedding is named", "[own_layer]") {

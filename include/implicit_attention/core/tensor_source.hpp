@@ -1,6 +1,7 @@
 // Where weights come from: named tensors. io/ reads them from files; a host can pass its own.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -49,7 +50,7 @@ class PrefixedTensors {
   PrefixedTensors(const TensorSource<Scalar>& source, std::string prefix) : source_(&source), prefix_(std::move(prefix)) {}
 
   [[nodiscard]] bool has(std::string_view name) const { return source_->has(prefix_ + std::string(name)); }
-  /// A tensor that must be there, with as many axes as `axes` (0: any number).
+  /// A tensor that must be there and hold numbers, with as many axes as `axes` (0: any number).
   [[nodiscard]] Array<Scalar> required(std::string_view name, std::size_t axes = 0) const {
     const std::string full = prefix_ + std::string(name);
     const auto shape = source_->shape(full);
@@ -57,6 +58,10 @@ class PrefixedTensors {
     if (axes != 0 && shape->size() != axes)
       detail::raise(ErrorKind::shape, source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape), ", expected ",
                     axes, " axes");
+    // An array without numbers would count as one that is absent.
+    if (std::find(shape->begin(), shape->end(), Index(0)) != shape->end())
+      detail::raise(ErrorKind::shape, source_->where(), ": tensor ", source_->name_in_file(full), " is ", shape_text(*shape),
+                    " and holds no numbers");
     detail::NamesRead::add(*source_, prefix_, name);
     return source_->read(full);
   }

@@ -180,14 +180,17 @@ IMPLICIT_ATTENTION_IO_BODY GgufModel open_gguf(const std::filesystem::path& path
     model.files.push_back(std::move(given));
     return model;
   }
+  const auto five_digits = [](std::int64_t value) {
+    std::string number = detail::message(value);
+    return number.insert(0, 5 - std::min<std::size_t>(5, number.size()), '0');
+  };
   const auto split = detail::gguf_split(name);
   if (!split || split->second != count)
-    detail::raise(ErrorKind::file, path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-0000",
-                  count, ".gguf, and the other files beside it");
+    detail::raise(ErrorKind::file, path_text(path), ": is one of ", count, " files of a model, expected a name that ends in -00001-of-",
+                  five_digits(count), ".gguf, and the other files beside it");
   for (int i = 1; i <= split->second; ++i) {
-    std::string number = detail::message(i);
-    number.insert(0, 5 - std::min<std::size_t>(5, number.size()), '0');
-    const std::filesystem::path each = path.parent_path() / (name.substr(0, split->first + 1) + number + name.substr(split->first + 6));
+    const std::filesystem::path each =
+        path.parent_path() / (name.substr(0, split->first + 1) + five_digits(i) + name.substr(split->first + 6));
     GgufFile file(each);
     if (file.get<std::int64_t>("split.count") != count || file.get<std::int64_t>("split.no") != i - 1)
       detail::raise(ErrorKind::file, path_text(each), ": its keys split.no and split.count are not those of file ", i, " of ", count);
