@@ -1,6 +1,7 @@
 // The layer of examples/own_layer.cpp, which stands outside the library: its operator, its map against a loop from its equation, its
 // gradient against finite differences, its relevance against what it has to add up to.
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <string>
 #include <vector>
@@ -93,6 +94,30 @@ TEST_CASE("a layer of one's own in a stack: the gradient of every token is that 
     const double difference = (value(j, 1 + step) - value(j, 1 - step)) / (2 * step);
     CHECK(std::abs(scores.scores(j) - difference) < 1e-8 * (1 + std::abs(difference)));
   }
+}
+
+TEST_CASE("a pass of logits alone has token mixers for whoever looks at them", "[own_layer]") {
+  const LanguageModel<double> model = own_model();
+  ForwardOptions options;
+  options.keep = Keep::logits;
+  const Matrix<double> logits = model.forward(own_ids, options).logits;
+  Index seen = 0;
+  const auto look = [&](Index layer, const LayerPass<double>& pass) {
+    seen += static_cast<Index>(pass.mixers.size());
+    CHECK(layer == seen - 1);
+    CHECK(pass.x().rows() == static_cast<Index>(own_ids.size()));
+  };
+  CHECK(model.forward(own_ids, options, look).logits == logits);
+  CHECK(seen == 3);
+  options.keep = Keep::activations;
+  CHECK(model.forward(own_ids, options).logits == logits);
+  // The search for a number that is not finite looks at them, too.
+  LanguageModelParts<double> parts = model.parts();
+  parts.blocks[1].sublayers[0].branches[0].input_scale = std::numeric_limits<double>::infinity();
+  options.keep = Keep::logits;
+  options.check_finite = true;
+  CHECK_THROWS_WITH(LanguageModel<double>(parts).forward(own_ids, options), contains_text("OwnModel, layer 1: "));
+  CHECK_THROWS_WITH(LanguageModel<double>(parts).forward(own_ids, options), contains_text("NaN in linear input x at token 0, channel 0"));
 }
 
 TEST_CASE("a layer of one's own whose output is of another width than the model's is named", "[own_layer]") {

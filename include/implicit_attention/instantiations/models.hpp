@@ -16,7 +16,7 @@
   TEMPLATE class LanguageModel<S>;                                                                                               \
   TEMPLATE LayerPass<S> detail::run_block(const Block<S>&, Index, const Array<S>&, const std::vector<Index>&,                    \
                                           std::vector<std::pair<std::string, Array<S>>>&, bool, const Executor&, CarriedStates*, \
-                                          const std::vector<Index>&, LayerReads);                                                \
+                                          const std::vector<Index>&, LayerReads, bool);                                          \
   TEMPLATE Matrix<S> logit_gradient(const ForwardPass<S>&, Index, Index, std::optional<Index>);                                  \
   TEMPLATE BackwardPass<S> backward(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, const BackwardOptions<S>&);    \
   TEMPLATE Attribution<S> relevance(const LanguageModel<S>&, const ForwardPass<S>&, ConstView<S>, Index, const Executor&);

@@ -215,7 +215,7 @@ class KnockOut {
     Array<S> residual = before.residual;
     for (Index next = layer; next < model_.layer_count(); ++next)
       residual = detail::run_block(next == layer ? block : model_.block(next), next, residual, pass_.positions, shared, false,
-                                   serial_executor(), nullptr, pass_.starts)
+                                   serial_executor(), nullptr, pass_.starts, LayerReads::all, false)
                      .output;
     const ConstView<S> last(residual.row(target.position), 1, model_.width());
     return value(model_.logits_of(last), target);

@@ -104,10 +104,6 @@ class LanguageModel {
  private:
   [[nodiscard]] std::size_t checked_layer(Index layer) const;
 
-  [[nodiscard]] LayerPass<Scalar> run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
-                                              std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                              const Executor& executor, const std::vector<Index>& starts = {},
-                                              LayerReads reads = LayerReads::all) const;
   [[nodiscard]] ForwardPass<Scalar> run(Array<Scalar> embeddings, const ForwardOptions& options, const Visitor& visit) const;
 
   [[nodiscard]] std::vector<Index> checked_positions(const std::vector<Index>& positions, Index tokens) const;
@@ -178,14 +174,6 @@ ForwardPass<S> LanguageModel<S>::forward_embeddings(ConstView<Scalar> embeddings
 }
 
 template <Real S>
-LayerPass<S> LanguageModel<S>::run_checked(Index layer, const Array<Scalar>& residual, const std::vector<Index>& positions,
-                                           std::vector<std::pair<std::string, Array<Scalar>>>& shared, bool recorded,
-                                           const Executor& executor, const std::vector<Index>& starts, LayerReads reads) const {
-  return detail::run_block(parts_.blocks[static_cast<std::size_t>(layer)], layer, residual, positions, shared, recorded, executor, nullptr,
-                           starts, reads);
-}
-
-template <Real S>
 Matrix<S> LanguageModel<S>::next_logits(const std::vector<Index>& ids, CarriedStates& states, const Executor& executor) const {
   const Matrix<Scalar> embeddings = embed(ids);
   return next_logits_at({embeddings.rows() - 1}, embeddings, states, executor);
@@ -206,7 +194,7 @@ Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, Const
   CarriedStates next = states;  // an error leaves the caller's as they were; the numbers are shared
   next.begin_piece();
   for (Index layer = 0; layer < layer_count(); ++layer)
-    residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &next).output;
+    residual = detail::run_block(block(layer), layer, residual, {}, shared, false, executor, &next, {}, LayerReads::all, false).output;
   next.end_piece();
   Matrix<Scalar> logits(0, vocabulary());
   if (!rows.empty()) logits = logits_of(detail::chosen_rows(*residual, rows), executor);
@@ -220,7 +208,7 @@ LayerPass<S> LanguageModel<S>::run_layer(Index layer, const Array<Scalar>& resid
   static_cast<void>(checked_layer(layer));
   detail::check_input(name(), *residual, width());
   std::vector<std::pair<std::string, Array<Scalar>>> shared;
-  return run_checked(layer, residual, positions, shared, recorded, executor);
+  return detail::run_block(block(layer), layer, residual, positions, shared, recorded, executor);
 }
 
 template <Real S>
@@ -232,7 +220,8 @@ LayerPass<S> LanguageModel<S>::layer_pass(const ForwardPass<Scalar>& pass, Index
                   "; run it with Keep::residuals or Keep::activations");
   if (pass.layers[index].serves(reads)) return pass.layers[index];
   std::vector<std::pair<std::string, Array<Scalar>>> shared = pass.layers[index].shared_before;
-  return run_checked(layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, pass.starts, reads);
+  return detail::run_block(block(layer), layer, pass.layers[index].residual, pass.positions, shared, recorded, executor, nullptr,
+                           pass.starts, reads);
 }
 
 template <Real S>
@@ -247,8 +236,8 @@ LayerPass<S> LanguageModel<S>::run_to_layer(const std::vector<Index>& ids, Index
   std::vector<std::pair<std::string, Array<Scalar>>> shared;
   if (parts_.shares_embeddings) shared.emplace_back("embeddings", residual);
   for (Index before = 0; before < layer; ++before)
-    residual = run_checked(before, residual, positions, shared, false, options.executor).output;
-  return run_checked(layer, residual, positions, shared, false, options.executor);
+    residual = detail::run_block(block(before), before, residual, positions, shared, false, options.executor).output;
+  return detail::run_block(block(layer), layer, residual, positions, shared, false, options.executor);
 }
 
 template <Real S>
@@ -336,14 +325,16 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   // Residual streams are kept in any case; what a layer adds to them is known once one has run.
   const std::size_t residuals = static_cast<std::size_t>(residual.size() * (layer_count() + 1)) * sizeof(Scalar);
   const LayerReads kept_for = !options.keep_mixers ? LayerReads::walk : options.keep_outputs ? LayerReads::all : LayerReads::maps;
+  const bool mixers_read = options.keep != Keep::logits || visit || options.check_finite;
   std::size_t left = options.keep == Keep::residuals && options.memory > residuals ? options.memory - residuals : 0, layer_bytes = 0;
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;
     before.residual = residual;
     before.shared_before = pass.shared;
     const bool may_keep = left > 0 && layer_bytes <= left;
-    LayerPass<Scalar> run = run_checked(layer, residual, pass.positions, pass.shared, options.keep == Keep::activations || may_keep,
-                                        options.executor, pass.starts);
+    LayerPass<Scalar> run =
+        detail::run_block(block(layer), layer, residual, pass.positions, pass.shared, options.keep == Keep::activations || may_keep,
+                          options.executor, nullptr, pass.starts, LayerReads::all, mixers_read);
     run.shared_before = before.shared_before;
     if (visit) visit(layer, run);
     if (options.check_finite) {

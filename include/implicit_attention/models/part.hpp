@@ -23,7 +23,7 @@ class Part {
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 
-  /// Runs the part within u's trace. A token mixer also adds itself to `context.mixers`.
+  /// Runs the part within u's trace. A token mixer also adds itself to `context.mixers`, where these are read.
   [[nodiscard]] virtual Value<S> run(const Value<S>& u, RunContext<S>& context) const = 0;
   /// The model width D.
   [[nodiscard]] virtual Index width() const = 0;
@@ -81,6 +81,7 @@ class MixerPart final : public Part<typename Layer::Scalar> {
 
   [[nodiscard]] Value<Scalar> run(const Value<Scalar>& u, RunContext<Scalar>& context) const override {
     LayerRun<Layer> run = run_layer(u, context);
+    if (!context.mixers_read) return std::move(run.out);
     const auto activations = std::make_shared<const typename Layer::Activations>(std::move(run.activations));
     auto lowered = activations;  // in a record without what no map reads: see LayerPass::keep_for
     if constexpr (requires(typename Layer::Activations & act) { Layer::keep_for_maps(act); })

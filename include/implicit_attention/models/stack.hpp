@@ -149,12 +149,13 @@ struct LayerPass {
 namespace detail {
 
 /// Runs one layer; `shared` holds what earlier layers made, and leaves with what this one made. `carried`, if given: the states with which
-/// a piece of a sequence begins, and in their place those with which it ends. `starts`: as Trace's. `reads`: the pass is kept for that.
+/// a piece of a sequence begins, and in their place those with which it ends. `starts`: as Trace's. `reads`: the pass is kept for that;
+/// without `mixers_read` it has no token mixers.
 template <Real S>
 [[nodiscard]] LayerPass<S> run_block(const Block<S>& block, Index layer, const Array<S>& residual, const std::vector<Index>& positions,
                                      std::vector<std::pair<std::string, Array<S>>>& shared, bool recorded, const Executor& executor,
                                      CarriedStates* carried = nullptr, const std::vector<Index>& starts = {},
-                                     LayerReads reads = LayerReads::all) {
+                                     LayerReads reads = LayerReads::all, bool mixers_read = true) {
   LayerPass<S> pass;
   pass.trace = std::make_shared<Trace<S>>(recorded, executor, starts);
   pass.residual = residual;
@@ -163,6 +164,7 @@ template <Real S>
   context.layer = layer;
   context.positions = positions;
   context.carried = carried;
+  context.mixers_read = mixers_read;
   for (const auto& [name, numbers] : shared) pass.shared_in.push_back({name, pass.trace->input(numbers)});
   context.shared = pass.shared_in;
 

@@ -59,7 +59,7 @@ class Zamba2Hybrid final : public Part<S> {
     };
     const Value<S> h = linear(gated_product(Function::gelu_erf, half(0), half(inner)), w_.down_weight, w_.down_bias);
     const Value<S> out = w_.mamba->run(normalize(w_.mamba_norm, add(r, linear(h, w_.linear_weight))), context);
-    std::swap(context.mixers[context.mixers.size() - 2], context.mixers.back());
+    if (context.mixers_read) std::swap(context.mixers[context.mixers.size() - 2], context.mixers.back());
     return out;
   }
   [[nodiscard]] Index width() const override { return w_.mamba->width(); }

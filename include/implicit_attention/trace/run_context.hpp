@@ -128,6 +128,7 @@ class RunContext {
   /// Whether the numbers that the part gives are read. Where they are not, it runs for its record and its attention alone, and may give any
   /// numbers of the right shape.
   bool output_read = true;
+  bool mixers_read = true;  ///< whether `mixers` is read; where it is not, a token mixer need not add itself
 
   /// One a token: those that were given, or counted from `first` on.
   [[nodiscard]] std::vector<Index> positions_of(Index tokens, Index first = 0) const {
