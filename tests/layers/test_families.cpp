@@ -435,34 +435,38 @@ TEST_CASE("heads that no shape tells must be said, and what public layers always
     CHECK_THROWS_WITH(read_layer(family, without, configuration_of(recipe)), contains_text(std::string(lost) + " is missing"));
   }
   // What a key leaves out names the key: where it is not there as what could, else as what contradicts the tensors.
-  for (const auto& [family, title, lost, key] : {std::tuple("retnet", "grouped", "g_proj.weight", "use_output_gate"),
-                                                 {"gla", "grouped", "g_proj.weight", "use_output_gate"},
-                                                 {"hgrn", "bound", "g_proj.weight", "use_output_gate"},
-                                                 {"gdn", "biases", "g_proj.weight", "use_gate"},
-                                                 {"gdn", "biases", "v_conv1d.weight", "use_short_conv"},
-                                                 {"kda", "lower bound", "v_conv1d.weight", "use_short_conv"}}) {
-    const Recipe recipe = recipe_of(family, title);
+  struct LostBranch {
+    const char *family, *title, *lost, *key;
+  };
+  const std::vector<LostBranch> branches{
+      {"retnet", "grouped", "g_proj.weight", "use_output_gate"}, {"gla", "grouped", "g_proj.weight", "use_output_gate"},
+      {"hgrn", "bound", "g_proj.weight", "use_output_gate"},     {"gdn", "biases", "g_proj.weight", "use_gate"},
+      {"gdn", "biases", "v_conv1d.weight", "use_short_conv"},    {"kda", "lower bound", "v_conv1d.weight", "use_short_conv"}};
+  for (const LostBranch& branch : branches) {
+    const Recipe recipe = recipe_of(branch.family, branch.title);
     const Tensors<double> drawn = test_support::drawn_tensors(recipe, draw);
     Tensors<double> without;
     for (const auto& [name, tensor] : drawn.tensors) {
-      const bool convolution = std::string_view(key) == "use_short_conv" && name.find("_conv1d") != std::string::npos;
-      if (name != lost && !convolution) without.tensors[detail::message("layers.3.attn.", name)] = tensor;
+      const bool convolution = std::string_view(branch.key) == "use_short_conv" && name.find("_conv1d") != std::string::npos;
+      if (name != branch.lost && !convolution) without.tensors[detail::message("layers.3.attn.", name)] = tensor;
     }
-    INFO(family << " without " << lost);
+    INFO(branch.family << " without " << branch.lost);
     const auto read = [&](std::optional<bool> value) {
       Configuration configuration;
       for (const auto& [name, known] : recipe.configuration)
-        if (name != key) configuration.set(name, known);
-      if (value) configuration.set(key, *value);
+        if (name != branch.key) configuration.set(name, known);
+      if (value) configuration.set(branch.key, *value);
       for (const LayerFamily<double>& one : layer_families<double>())
-        if (one.name == family) static_cast<void>(one.read(PrefixedTensors<double>(without, "layers.3.attn."), configuration));
+        if (one.name == branch.family) static_cast<void>(one.read(PrefixedTensors<double>(without, "layers.3.attn."), configuration));
     };
     CHECK_NOTHROW(read(false));
-    CHECK_THROWS_WITH(read(true), contains_text(detail::message("key ", key, " is true, expected false")));
-    CHECK_THROWS_WITH(read(std::nullopt), contains_text(detail::message("a layer without it has ", key, " false in its configuration")));
-    const std::string tensor = std::string_view(key) == "use_short_conv" ? "q_conv1d.weight" : lost;
+    CHECK_THROWS_WITH(read(true), contains_text(detail::message("key ", branch.key, " is true, expected false")));
+    CHECK_THROWS_WITH(read(std::nullopt),
+                      contains_text(detail::message("a layer without it has ", branch.key, " false in its configuration")));
+    const std::string tensor = std::string_view(branch.key) == "use_short_conv" ? "q_conv1d.weight" : branch.lost;
     CHECK_THROWS_WITH(read(std::nullopt), contains_text(detail::message("tensor layers.3.attn.", tensor, " is missing")));
-    if (tensor == lost) CHECK_THROWS_WITH(read(true), contains_text(detail::message("tensor layers.3.attn.", tensor, " is missing")));
+    if (tensor == branch.lost)
+      CHECK_THROWS_WITH(read(true), contains_text(detail::message("tensor layers.3.attn.", tensor, " is missing")));
   }
   Tensors<double> kimi = test_support::drawn_tensors(recipe_of("kda", "lower bound"), draw);
   for (const char* form : {"g_proj.weight", "g_a_proj.weight", "g_b_proj.weight", "g_proj.0.weight", "g_proj.1.weight", "g_proj.1.bias"})
