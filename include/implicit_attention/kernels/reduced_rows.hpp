@@ -16,6 +16,106 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
+/// How far blocks have come while some channels are joined by several workers.
+class BlockProgress {
+ public:
+  explicit BlockProgress(Index blocks) : blocks_(static_cast<std::size_t>(blocks)), place_is_taken_(static_cast<std::size_t>(blocks)) {}
+
+  /// Begins with other channels.
+  void begin() {
+    for (Block& block : blocks_) block.has_keys = false;
+  }
+  void enter() {
+    if (running_.fetch_add(1) != 0) alone_ = false;
+  }
+  void leave() { running_.fetch_sub(1); }
+  /// Whether no two runs of blocks were ever seen side by side: if they were, long rows, which come last, are shared out.
+  [[nodiscard]] bool alone() const { return alone_; }
+
+  void set_has_keys(Index block) { at(block).has_keys.store(true, std::memory_order_release); }
+  [[nodiscard]] bool have_keys(Index first, Index end) const {
+    for (Index block = first; block < end; ++block)
+      if (!blocks_[static_cast<std::size_t>(block)].has_keys.load(std::memory_order_acquire)) return false;
+    return true;
+  }
+  /// Whether the block's rows have not gone on to the blocks before it.
+  [[nodiscard]] bool& left(Index block) { return at(block).left; }
+
+  /// Where a block's queries and decays are.
+  [[nodiscard]] Index place(Index block) const { return blocks_[static_cast<std::size_t>(block)].place; }
+  /// A place that no other block has: the first one, so that one worker has all in the same memory.
+  void take_place(Index block) {
+    Index place = 0;
+    while (place_is_taken_[static_cast<std::size_t>(place)].exchange(true, std::memory_order_acquire)) ++place;
+    at(block).place = place;
+  }
+  void free_place(Index block) { place_is_taken_[static_cast<std::size_t>(place(block))].store(false, std::memory_order_release); }
+
+ private:
+  struct Block {
+    std::atomic<bool> has_keys = false;
+    bool left = false;
+    Index place = 0;
+  };
+  [[nodiscard]] Block& at(Index block) { return blocks_[static_cast<std::size_t>(block)]; }
+
+  std::vector<Block> blocks_;
+  std::vector<std::atomic<bool>> place_is_taken_;  // one for each block at most
+  std::atomic<Index> running_ = 0;                 // runs of blocks at this moment
+  std::atomic<bool> alone_ = true;
+};
+
+/// Registers of channels, ready to compute strips.
+template <Real Scalar>
+[[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles(const BlockPlan<Scalar>& plan, const Index* channels, Index count) {
+  constexpr Index width = register_lanes<Scalar>;
+  std::vector<ChannelTile<Scalar>> tiles;
+  tiles.reserve(static_cast<std::size_t>((count + width - 1) / width));
+  for (Index first = 0; first < count; first += width) {
+    tiles.emplace_back(plan);
+    tiles.back().load(channels + first, std::min<Index>(width, count - first));
+  }
+  return tiles;
+}
+
+/// What a worker needs to join blocks' rows with the blocks before them.
+template <Real Scalar>
+class FarKeys {
+ public:
+  static constexpr int width = register_lanes<Scalar>;
+
+  /// For products of `columns` columns.
+  FarKeys(Factors<Scalar>& factors, Index blocks, Index state, std::size_t tiles, Index columns)
+      : factors_(&factors),
+        state_(state),
+        panels_(columns / width),
+        decays_between_(tiles, BlockDecays<Scalar>(blocks, state)),
+        keys_(panels_ * factors.panel_stride()) {}
+
+  [[nodiscard]] BlockDecays<Scalar>& decays_between(Index tile) { return decays_between_[static_cast<std::size_t>(tile)]; }
+  /// The keys of a product's columns, those of block `older` from `column` on, at the start of the rows' block: they are fewer than the
+  /// queries, stay in the nearest cache, and serve all strips.
+  [[nodiscard]] const Scalar* scaled(Index channels, Index older, Index column) {
+    for (Index panel = 0; panel < panels_; ++panel)
+      for (Index c = 0; c < channels; ++c) {
+        const BlockDecays<Scalar>& decay_between = decays_between(c / width);
+        const Scalar* const from = factors_->keys(c, older, column / strip_tokens) + panel * factors_->panel_stride();
+        Scalar* const to = keys_.data() + panel * factors_->panel_stride() + c * state_ * width;
+        if (decay_between.oldest(c % width) <= older)
+          Factors<Scalar>::template scale<width>(from, decay_between.between(c % width, older), width, state_, to);
+        else
+          std::fill_n(to, state_ * width, Scalar(0));
+      }
+    return keys_.data();
+  }
+
+ private:
+  Factors<Scalar>* factors_;
+  Index state_, panels_;
+  std::vector<BlockDecays<Scalar>> decays_between_;  // of every tile
+  RowVector<Scalar> keys_;
+};
+
 /// Joins whole maps, some registers of channels at a time: first every block's factors and what its rows see in the block itself, then what
 /// every block's rows see in the blocks before it.
 template <Real Scalar, class Reducer>
@@ -37,8 +137,7 @@ class JoinedRows {
         state_(plan.surrounded().recurrence.state),
         blocks_(static_cast<Index>(plan.blocks().size())),
         factors_(blocks_, blocks_, channels_together(state_), state_, true),
-        blocks_at_(static_cast<std::size_t>(blocks_)),
-        place_is_taken_(static_cast<std::size_t>(blocks_)),
+        progress_(blocks_),
         products_(join, state_, factors_.panel_stride()),
         steps_(static_cast<std::size_t>(channels_together(state_) / width * blocks_)) {}
 
@@ -47,91 +146,51 @@ class JoinedRows {
     channels_ = channels;
     count_ = count;
     products_.take_channels(count);
-    for (BlockState& block : blocks_at_) block.has_keys = false;
+    progress_.begin();
     // Blocks in a fixed number of runs, which begin cheaply. Where one worker takes block after block, the rows of a block go on to the
     // blocks before it at once, while they and their queries are in the caches.
     const Index runs = std::min<Index>(blocks_, 16);
     std::atomic<bool> any_left = false;
     detail::run_loop(executor, runs, [&](Index run) {
-      if (running_.fetch_add(1) != 0) alone_ = false;
-      std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
-      FarScratch scratch(*this, tiles.size());
+      progress_.enter();
+      std::vector<ChannelTile<Scalar>> tiles = loaded_tiles(*plan_, channels_, count_);
+      FarKeys<Scalar> far_keys(factors_, blocks_, state_, tiles.size(), products_.columns_together);
       for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block) {
         if (!(*needed_)[static_cast<std::size_t>(block)]) continue;
-        BlockState& state = at(block);
-        state.place = free_place();
+        progress_.take_place(block);
         join_near(tiles, block);
-        state.has_keys.store(true, std::memory_order_release);
-        state.left = targets_->wanted(block) && !(alone_ && have_keys(plan_->block(block).document, block));
-        if (state.left) {
+        progress_.set_has_keys(block);
+        progress_.left(block) = targets_->wanted(block) && !(progress_.alone() && progress_.have_keys(plan_->block(block).document, block));
+        if (progress_.left(block)) {
           any_left = true;
           continue;
         }
-        if (targets_->wanted(block)) join_far(tiles, scratch, block);
-        place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
+        if (targets_->wanted(block)) join_far(tiles, far_keys, block);
+        progress_.free_place(block);
       }
-      running_.fetch_sub(1);
+      progress_.leave();
     });
     if (!any_left) return;
     // The others, long rows first, so that workers finish together.
-    const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
+    const std::vector<ChannelTile<Scalar>> tiles = loaded_tiles(*plan_, channels_, count_);
     detail::run_loop(executor, runs, [&](Index run) {
-      FarScratch scratch(*this, tiles.size());
+      FarKeys<Scalar> far_keys(factors_, blocks_, state_, tiles.size(), products_.columns_together);
       for (Index block = blocks_ - 1 - run; block >= 0; block -= runs) {
-        BlockState& state = at(block);
-        if (!state.left) continue;
-        join_far(tiles, scratch, block);
-        state.left = false;
-        place_is_taken_[static_cast<std::size_t>(state.place)].store(false, std::memory_order_release);
+        if (!progress_.left(block)) continue;
+        join_far(tiles, far_keys, block);
+        progress_.left(block) = false;
+        progress_.free_place(block);
       }
     });
   }
 
  private:
-  /// What is known of a block while some channels are joined.
-  struct BlockState {
-    std::atomic<bool> has_keys = false;
-    bool left = false;  // its rows have not gone on to the blocks before it
-    Index place = 0;    // of its queries and decays
-  };
-  /// What a worker needs to join blocks' rows with the blocks before them.
-  struct FarScratch {
-    FarScratch(const JoinedRows& joined, std::size_t tiles)
-        : decays_between(tiles, BlockDecays<Scalar>(joined.blocks_, joined.state_)),
-          keys(joined.products_.columns_together / width * joined.factors_.panel_stride()) {}
-    std::vector<BlockDecays<Scalar>> decays_between;
-    RowVector<Scalar> keys;  // of the columns of a product, as the rows' block sees them
-  };
-
-  [[nodiscard]] BlockState& at(Index block) { return blocks_at_[static_cast<std::size_t>(block)]; }
-  [[nodiscard]] bool have_keys(Index first, Index end) {
-    for (Index block = first; block < end; ++block)
-      if (!at(block).has_keys.load(std::memory_order_acquire)) return false;
-    return true;
-  }
-  /// A place for a block's queries that no other block has: the first one, so that one worker has all in the same memory.
-  [[nodiscard]] Index free_place() {
-    Index place = 0;
-    while (place_is_taken_[static_cast<std::size_t>(place)].exchange(true, std::memory_order_acquire)) ++place;
-    return place;
-  }
-
   [[nodiscard]] Lane& steps(Index tile, Index block) { return steps_[static_cast<std::size_t>(tile * blocks_ + block)]; }
-
-  [[nodiscard]] std::vector<ChannelTile<Scalar>> loaded_tiles() const {
-    std::vector<ChannelTile<Scalar>> tiles;
-    tiles.reserve(static_cast<std::size_t>((count_ + width - 1) / width));
-    for (Index first = 0; first < count_; first += width) {
-      tiles.emplace_back(*plan_);
-      tiles.back().load(channels_ + first, std::min<Index>(width, count_ - first));
-    }
-    return tiles;
-  }
 
   /// A block's factors, and everything that its rows see in the block itself.
   void join_near(std::vector<ChannelTile<Scalar>>& tiles, Index index) {
     const TokenBlock& block = plan_->block(index);
-    const Index place = at(index).place * block_strips;
+    const Index place = progress_.place(index) * block_strips;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) steps(t, index).setZero();
     for (Index strip = 0; strip < block.strips(); ++strip) {
       const Index first = block.first + strip * strip_tokens, count = std::min(strip_tokens, block.end() - first);
@@ -173,44 +232,27 @@ class JoinedRows {
   }
 
   /// What a block's rows see in the blocks before it.
-  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, FarScratch& scratch, Index index) {
-    std::vector<BlockDecays<Scalar>>& decays_between = scratch.decays_between;
-    const Index place = at(index).place * block_strips;
+  void join_far(const std::vector<ChannelTile<Scalar>>& tiles, FarKeys<Scalar>& far_keys, Index index) {
+    const Index place = progress_.place(index) * block_strips;
     const TokenBlock& block = plan_->block(index);
     Index oldest = index;
     for (Index t = 0; t < static_cast<Index>(tiles.size()); ++t) {
-      BlockDecays<Scalar>& decay_between = decays_between[static_cast<std::size_t>(t)];
+      BlockDecays<Scalar>& decay_between = far_keys.decays_between(t);
       decay_between.compute(tiles[static_cast<std::size_t>(t)], block, index, [&](Index older) { return steps(t, older); });
       for (Index c = 0; c < tiles[static_cast<std::size_t>(t)].channels(); ++c) oldest = std::min(oldest, decay_between.oldest(c));
     }
     const Index strips = block.strips();
     for (Index older = oldest; older < index; ++older)
       for (Index column = 0; column < IMPLICIT_ATTENTION_BLOCK_TOKENS; column += products_.columns_together) {
-        scale_keys(scratch, older, column);
+        const Scalar* const keys = far_keys.scaled(count_, older, column);
         for (Index strip = 0; strip < strips; ++strip)
-          products_.join(factors_.queries(0, place + strip), scratch.keys.data(), products_.columns_together,
-                         plan_->block(older).first + column, targets_->rows_of(index) + strip * strip_tokens,
-                         std::min(strip_tokens, block.tokens - strip * strip_tokens));
+          products_.join(factors_.queries(0, place + strip), keys, products_.columns_together, plan_->block(older).first + column,
+                         targets_->rows_of(index) + strip * strip_tokens, std::min(strip_tokens, block.tokens - strip * strip_tokens));
       }
     if constexpr (Reducer::sees_zeros)
       for (Index row = 0; row < block.tokens; ++row)
         for (Index column = 0; column < plan_->block(oldest).first; ++column)
           targets_->row(index, row)[column] = join_(targets_->row(index, row)[column], Scalar(0));
-  }
-
-  /// The keys of a product's columns, those of block `older` from `column` on, at the start of the rows' block: they are fewer than the
-  /// queries, stay in the nearest cache, and serve all strips.
-  void scale_keys(FarScratch& scratch, Index older, Index column) {
-    for (Index panel = 0; panel < products_.columns_together / width; ++panel)
-      for (Index c = 0; c < count_; ++c) {
-        const BlockDecays<Scalar>& decay_between = scratch.decays_between[static_cast<std::size_t>(c / width)];
-        const Scalar* const from = factors_.keys(c, older, column / strip_tokens) + panel * factors_.panel_stride();
-        Scalar* const to = scratch.keys.data() + panel * factors_.panel_stride() + c * state_ * width;
-        if (decay_between.oldest(c % width) <= older)
-          Factors<Scalar>::template scale<width>(from, decay_between.between(c % width, older), width, state_, to);
-        else
-          std::fill_n(to, state_ * width, Scalar(0));
-      }
   }
 
   const BlockPlan<Scalar>* plan_;
@@ -220,10 +262,7 @@ class JoinedRows {
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
   Factors<Scalar> factors_;
-  std::atomic<Index> running_ = 0;  // runs of blocks at this moment
-  std::atomic<bool> alone_ = true;  // whether no two of them were ever seen side by side: then long rows, which come last, are shared out
-  std::vector<BlockState> blocks_at_;
-  std::vector<std::atomic<bool>> place_is_taken_;  // of queries and decays: one for each block at most
+  BlockProgress progress_;
   ProductJoin<Scalar, Reducer> products_;
   std::vector<Lane> steps_;  // (tiles, blocks)
   const Index* channels_ = nullptr;

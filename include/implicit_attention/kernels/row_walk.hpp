@@ -88,6 +88,49 @@ class SeenStates {
   Lane elapsed_;  // the sum of steps between the row and the token
 };
 
+/// What a row would no longer see if it left a decayed state out: zero times what is not finite is not finite either.
+template <int Width, Real Scalar>
+class LeftOutNumbers {
+ public:
+  using Lane = Lanes<Scalar, Width>;
+
+  LeftOutNumbers(const SurroundedDiagonal<Scalar>& surrounded, const SurroundedRows<Scalar>& rows, Index visible)
+      : surrounded_(&surrounded), rows_(rows), visible_(visible) {}
+
+  /// Whether a state that has decayed at `token` may be left out of what comes before. Only the last state's leaving hides more than keys.
+  /// Asked once a row, and of what it would hide alone: a row is walked for longer.
+  [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(bool last, Index token) {
+    const Index count = token - visible_ + 1, states = surrounded_->recurrence.state;
+    if (!finite_keys_)
+      finite_keys_ = rows_.key.empty() || detail::all_finite(ConstView<Scalar>(rows_.key.row(visible_), count, states, rows_.key.stride()));
+    if (*finite_keys_ && last && !finite_rest_)
+      finite_rest_ = finite_steps(token) && finite(rows_.key_scale, visible_, token) && finite(rows_.activation, visible_, token) &&
+                     finite(rows_.column_weights, std::max(visible_ - surrounded_->width() + 1, Index(0)), token);
+    return *finite_keys_ && (!last || *finite_rest_);
+  }
+
+ private:
+  [[nodiscard]] bool finite(const ArrayRows<Scalar>& rows, Index first, Index last) const {
+    Lane zeros = Lane::Zero();
+    for (Index token = rows.empty() ? last + 1 : first; token <= last; ++token) zeros += lanes<Width>(rows.row(token)) * Scalar(0);
+    return all_lanes(zeros, Width, [](Scalar zero) { return zero == Scalar(0); });
+  }
+  /// Steps may be decays of zero. That of the first token is not read.
+  [[nodiscard]] bool finite_steps(Index last) const {
+    if (finite(rows_.step, visible_ + 1, last)) return true;
+    const Scalar zero = zero_decay(surrounded_->recurrence);
+    for (Index token = visible_ + 1; token <= last; ++token)
+      if (!all_lanes(Lane(lanes<Width>(rows_.step.row(token))), Width, [zero](Scalar step) { return std::isfinite(step) || step == zero; }))
+        return false;
+    return true;
+  }
+
+  const SurroundedDiagonal<Scalar>* surrounded_;
+  SurroundedRows<Scalar> rows_;
+  Index visible_;                                  // the first token that the row sees
+  std::optional<bool> finite_keys_, finite_rest_;  // what has been found
+};
+
 /// A row of `Width` neighbouring channels from its diagonal to token 0, one piece after the other.
 template <int Width, Real Scalar>
 class RowTile {
@@ -101,6 +144,7 @@ class RowTile {
         visible_(surrounded.recurrence.first_visible(row)),
         states_(surrounded.recurrence.rate, surrounded.recurrence.state, run.channel),
         rows_(surrounded, run.channel),
+        left_out_(surrounded, rows_, visible_),
         convolution_(surrounded, run.channel, true),
         left_(tokens_in_a_piece + surrounded.width() - 1),
         convolved_(tokens_in_a_piece),
@@ -137,7 +181,7 @@ class RowTile {
         states_.add(query, rows.key.empty() ? nullptr : rows.key.row(token), entry);
         entry *= query_;
         states_.elapse(part(rows.step, token));
-        if ((row - token) % 16 == 0) states_.leave_out([&](bool last) { return may_leave_out(last, token); });
+        if ((row - token) % 16 == 0) states_.leave_out([&](bool last) { return left_out_.may_leave_out(last, token); });
       }
       lanes<Width>(left + (token - begin) * Width) = entry;
     }
@@ -176,32 +220,6 @@ class RowTile {
   }
 
  private:
-  /// Whether a state that has decayed at `token` may be left out of what comes before: zero times what is not finite is not finite either.
-  /// Only the last state's leaving hides more than keys. Asked once a row, and of what it would hide alone: a row is walked for longer.
-  [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(bool last, Index token) {
-    const Index count = token - visible_ + 1, states = surrounded_->recurrence.state;
-    if (!finite_keys_)
-      finite_keys_ = rows_.key.empty() || detail::all_finite(ConstView<Scalar>(rows_.key.row(visible_), count, states, rows_.key.stride()));
-    if (*finite_keys_ && last && !finite_rest_)
-      finite_rest_ = finite_steps(token) && finite(rows_.key_scale, visible_, token) && finite(rows_.activation, visible_, token) &&
-                     finite(rows_.column_weights, std::max(visible_ - surrounded_->width() + 1, Index(0)), token);
-    return *finite_keys_ && (!last || *finite_rest_);
-  }
-  [[nodiscard]] bool finite(const ArrayRows<Scalar>& rows, Index first, Index last) const {
-    Lane zeros = Lane::Zero();
-    for (Index token = rows.empty() ? last + 1 : first; token <= last; ++token) zeros += lanes<Width>(rows.row(token)) * Scalar(0);
-    return all_lanes(zeros, Width, [](Scalar zero) { return zero == Scalar(0); });
-  }
-  /// Steps may be decays of zero. That of the first token is not read.
-  [[nodiscard]] bool finite_steps(Index last) const {
-    if (finite(rows_.step, visible_ + 1, last)) return true;
-    const Scalar zero = zero_decay(surrounded_->recurrence);
-    for (Index token = visible_ + 1; token <= last; ++token)
-      if (!all_lanes(Lane(lanes<Width>(rows_.step.row(token))), Width, [zero](Scalar step) { return std::isfinite(step) || step == zero; }))
-        return false;
-    return true;
-  }
-
   /// A whole piece, up to token `last`, scaled, convolved with four taps and transposed in one pass: three took a tenth of a row's time.
   template <bool InnerScale>
   EIGEN_ALWAYS_INLINE void finish_in_registers(Index last) {
@@ -235,8 +253,8 @@ class RowTile {
   ChannelRun run_;
   Index visible_, finished_ = 0;  // the first token that the row sees; entries before finished_ are zero, as far as is known
   SeenStates<Width, Scalar> states_;
-  std::optional<bool> finite_keys_, finite_rest_;  // what may_leave_out has found
   SurroundedRows<Scalar> rows_;
+  LeftOutNumbers<Width, Scalar> left_out_;
   TileConvolution<Width, DiagonalRecurrence<Scalar>> convolution_;
   LaneRows<Scalar, Width> left_;       // (a piece and what the convolution reaches): the entries before the convolution
   LaneRows<Scalar, Width> convolved_;  // (a piece): after it

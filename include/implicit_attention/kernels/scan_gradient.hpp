@@ -27,57 +27,22 @@ struct ScanGradient {
 
 namespace detail {
 
-/// One tile of channels, walked back block by block. In each, the states are computed again from the one kept at its beginning.
+/// What a tile of channels reads and writes of a single token on its way back, and the states that it keeps.
 template <int Width, Real Scalar>
-class ScanGradientTile : private TileRegisters<Width, Scalar> {
- public:
+class ScanGradientTokens : protected TileRegisters<Width, Scalar> {
+ protected:
   using Scratch = ScanGradientScratch<Scalar>;
+  using Base = TileRegisters<Width, Scalar>;
+  using Base::lane, Base::registers, Base::load, Base::store;
+  using typename Base::Register, typename Base::Registers, typename Base::Row;
 
-  ScanGradientTile(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
-                   Index channel)
+  ScanGradientTokens(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
+                     Index channel)
       : recurrence_(&surrounded.recurrence),
         channel_(channel),
         gate_(surrounded.gate, channel),
         skip_(surrounded.skip, channel),
-        states_(surrounded.recurrence, input, initial_state, block, channel),
-        adjoint_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)) {}
-
-  /// Keeps the states at the beginning of every block.
-  void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
-
-  /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
-  /// gradients and adds its part of the sums over channels to `query_sums` and `key_sums`, (tokens, state), null where there are no queries
-  /// or keys.
-  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scalar* query_sums, Scalar* key_sums,
-                 Scratch& scratch) {
-    const Index states = recurrence_->state, row = states * Width;
-    Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
-    std::copy_n(states_.at(begin), row, met);
-    const auto run = [&]<bool ReadsBefore>() {
-      for (Index token = begin; token < end; ++token) {
-        const Index at = token - begin;
-        prefetch_read(token + tokens_in_a_run, g, gradient);
-        if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
-        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
-        add_sums(token, scratch, query_sums);
-      }
-      for (Index token = end - 1; token >= begin; --token) {
-        const Index at = token - begin;
-        prefetch_step_back(token - tokens_in_a_run, gradient);
-        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
-        add_sums(token, scratch, key_sums);
-      }
-    };
-    if (recurrence_->read_before_update)
-      run.template operator()<true>();
-    else
-      run.template operator()<false>();
-  }
-
- private:
-  using Base = TileRegisters<Width, Scalar>;
-  using Base::lane, Base::registers, Base::load, Base::store;
-  using typename Base::Register, typename Base::Registers, typename Base::Row;
+        states_(surrounded.recurrence, input, initial_state, block, channel) {}
 
   // A tile's numbers of one token lie far from those of the next one, and no processor foresees so many rows at a time.
   EIGEN_ALWAYS_INLINE void prefetch_read(Index token, const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
@@ -118,6 +83,62 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
     return share;
   }
 
+  const DiagonalRecurrence<Scalar>* recurrence_;
+  Index channel_;
+  ArrayRows<Scalar> gate_, skip_;
+  StateCheckpoints<Width, Scalar> states_;
+};
+
+/// One tile of channels, walked back block by block. In each, the states are computed again from the one kept at its beginning.
+template <int Width, Real Scalar>
+class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
+  using Base = ScanGradientTokens<Width, Scalar>;
+
+ public:
+  using typename Base::Scratch;
+
+  ScanGradientTile(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
+                   Index channel)
+      : Base(surrounded, input, initial_state, block, channel), adjoint_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)) {}
+
+  /// Keeps the states at the beginning of every block.
+  void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
+
+  /// Goes back through tokens begin .. end - 1 of one block; blocks are taken from the last to the first. Writes the tile's columns of the
+  /// gradients and adds its part of the sums over channels to `query_sums` and `key_sums`, (tokens, state), null where there are no queries
+  /// or keys.
+  void walk_back(Index begin, Index end, ConstView<Scalar> g, ScanGradient<Scalar>& gradient, Scalar* query_sums, Scalar* key_sums,
+                 Scratch& scratch) {
+    const Index states = recurrence_->state, row = states * Width;
+    Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
+    std::copy_n(states_.at(begin), row, met);
+    const auto run = [&]<bool ReadsBefore>() {
+      for (Index token = begin; token < end; ++token) {
+        const Index at = token - begin;
+        prefetch_read(token + tokens_in_a_run, g, gradient);
+        if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
+        read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, query_sums);
+      }
+      for (Index token = end - 1; token >= begin; --token) {
+        const Index at = token - begin;
+        prefetch_step_back(token - tokens_in_a_run, gradient);
+        step_back<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
+        add_sums(token, scratch, key_sums);
+      }
+    };
+    if (recurrence_->read_before_update)
+      run.template operator()<true>();
+    else
+      run.template operator()<false>();
+  }
+
+ private:
+  using Base::add_sums, Base::gated, Base::prefetch_read, Base::prefetch_step_back;
+  using Base::lane, Base::registers, Base::load, Base::store;
+  using Base::recurrence_, Base::channel_, Base::states_;
+  using typename Base::Register, typename Base::Registers, typename Base::Row;
+
   /// Advances the state by one token, and makes the gradients that need only the state: those of the query, as products, its scale and the
   /// gate.
   template <bool ReadsBefore>
@@ -152,7 +173,7 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
       if (gradient.gate.size() != 0)
         store(&gradient.gate(token, column),
               load(g.data() + token * g.outerStride() + column) *
-                  (load(read_scale + r * lane) * sums[r] + direct<ReadsBefore>(token, r) * load(a + r * lane)));
+                  (load(read_scale + r * lane) * sums[r] + Base::template direct<ReadsBefore>(token, r) * load(a + r * lane)));
     }
   }
 
@@ -204,16 +225,12 @@ class ScanGradientTile : private TileRegisters<Width, Scalar> {
         value_gradient[r] *= load(scale + r * lane);
       }
       store(&gradient.step(token, column), step_gradient[r]);
-      value_gradient[r] += direct<ReadsBefore>(token, r) * gated(token, r, g);
+      value_gradient[r] += Base::template direct<ReadsBefore>(token, r) * gated(token, r, g);
       if constexpr (ReadsBefore) store(&gradient.diagonal(token, column), gated(token, r, g) * load(a + r * lane));
       store(&gradient.input(token, column), value_gradient[r]);
     }
   }
 
-  const DiagonalRecurrence<Scalar>* recurrence_;
-  Index channel_;
-  ArrayRows<Scalar> gate_, skip_;
-  StateCheckpoints<Width, Scalar> states_;
   LaneRows<Scalar, Width> adjoint_;  // the gradient with respect to the states
 };
 
