@@ -295,6 +295,41 @@ TEST_CASE("keys that nothing asks for: lists of whatever, names of nothing, and 
   CHECK(detail::describes_only("text_config._name_or_path"));
 }
 
+TEST_CASE("a layer's own configuration has no key that nothing asks for, switched off or not; a whole model's may", "[models]") {
+  using Value = Configuration::Value;
+  for (const Value& off : {Value(false), Value(Index(0)), Value(0.0), Value(std::string()), Value(std::vector<double>())}) {
+    const Configuration own = with({{"rmsnorm", off}});
+    CHECK_THROWS_WITH(detail::expect_layer_understood(own, "Mamba-2"), contains_text("key rmsnorm is not understood by Mamba-2"));
+    CHECK_NOTHROW(detail::expect_layer_understood(with(own, "model_type", "mamba2"), "Mamba-2"));
+    CHECK_NOTHROW(detail::expect_all_understood(own, "Mamba2ForCausalLM"));
+  }
+}
+
+TEST_CASE("what the authors' code is told of initialisation is let pass; what it is told of the layer is held against it", "[models]") {
+  const auto one = golden("lm_mamba2_seed00");
+  if (!one) return;
+  const Tensors<double> tensors = one->weights<double>();
+  const PrefixedTensors<double> layer(tensors, "backbone.layers.0.mixer.");
+  const auto read = [&](const char* key, const Configuration::Value& value) {
+    return error_of([&] {
+      const Configuration authors = with({{"ssm_cfg.layer", "Mamba2"}, {"ssm_cfg.ngroups", Index(1)}, {key, value}});
+      static_cast<void>(detail::read_mamba2_layer(layer, authors));
+      detail::expect_layer_understood(authors, "Mamba-2");
+    });
+  };
+  for (const char* key : {"ssm_cfg.chunk_size", "ssm_cfg.dt_min", "ssm_cfg.dt_init_floor", "ssm_cfg.use_mem_eff_path", "attn_layer_idx"})
+    CHECK(read(key, Index(1)) == "no error");
+  CHECK(read("ssm_cfg.A_init_range", std::vector<double>{1, 16}) == "no error");
+  CHECK(read("ssm_cfg.D_has_hdim", false) == "no error");
+  CHECK(read("ssm_cfg.d_ssm", Index(64)) == "no error");
+  CHECK(read("ssm_cfg.activation", "swish") == "no error");
+  CHECK_THAT(read("ssm_cfg.D_has_hdim", true), contains_text("key ssm_cfg.D_has_hdim is true, expected false: D has 8 numbers"));
+  CHECK_THAT(read("ssm_cfg.d_ssm", Index(32)), contains_text("key ssm_cfg.d_ssm is 32, expected 64"));
+  CHECK_THAT(read("ssm_cfg.activation", "relu"), contains_text("key ssm_cfg.activation is relu, expected silu"));
+  CHECK_THAT(read("ssm_cfg.chunks", Index(1)), contains_text("key ssm_cfg.chunks is not understood by Mamba-2"));
+  CHECK_THAT(read("ssm_cfg.chunks", false), contains_text("key ssm_cfg.chunks is not understood by Mamba-2"));
+}
+
 TEST_CASE("weights that are codes are refused by the key that says so, before a tensor is read", "[models]") {
   const Tensors<double> none;
   for (const char* key : {"quantization_config", "text_config.quantization_config", "quantization"}) {
@@ -900,7 +935,8 @@ TEST_CASE("configurations of hybrids that contradict the weights, or change what
       {"lm_nemotron_h_seed02", "use_conv_bias", false, "conv1d.bias is there"},
       {"lm_nemotron_h_seed02", "sliding_window", Index(64), "key sliding_window is not understood"},
       {"lm_nemotron_h_seed00", "mlp_bias", true, "up_proj.bias is missing"},
-      {"lm_nemotron_h_seed00", "time_step_limit", List{0.2, 0.1}, "key time_step_limit is not two numbers"},
+      {"lm_nemotron_h_seed00", "time_step_limit", List{0.2, 0.1},
+       "key time_step_limit is [0.2, 0.1], expected two numbers, the smaller one first"},
       {"lm_nemotron_h_seed00", "num_key_value_heads", Index(4), "key num_key_value_heads is 4, expected 2"},
       {"lm_granitemoehybrid_seed01", "layer_types", Names{"mamba", "mamba", "mamba"}, "key layer_types has mamba for layer 1"},
       {"lm_granitemoehybrid_seed01", "num_local_experts", Index(0), "key num_local_experts is 0, expected 6"},

@@ -28,7 +28,8 @@ template <class = void>
   for (const std::string_view key : {"time_step_limit", "mamba_dt_limit", "ssm_cfg.dt_limit"})
     if (const auto limit = configuration.numbers({key})) {
       if (limit->size() != 2 || !((*limit)[0] <= (*limit)[1]))
-        raise(ErrorKind::value, configuration.where(), ": key ", key, " is not two numbers, the smaller one first");
+        raise(ErrorKind::value, configuration.where(), ": key ", key, " is ", configuration_text(*limit),
+              ", expected two numbers, the smaller one first");
       return {(*limit)[0], (*limit)[1]};
     }
   if (configuration.text({"model_type"}) == "zamba2") return {configuration.number({"time_step_min"}).value_or(0.001), infinity};
@@ -99,7 +100,9 @@ template <Real S>
     expect_integer(configuration, {"head_dim"}, head_size, "out_proj.weight has that many columns a head");
   expect_integer(configuration, {"conv_kernel", "mamba_d_conv", "d_conv", "ssm_cfg.d_conv"}, mixer.convolution_width(),
                  "conv1d.weight is that wide");
-  expect_integer(configuration, {"mamba_d_ssm"}, mixer.channels(), "out_proj.weight has that many columns");
+  expect_integer(configuration, {"mamba_d_ssm", "ssm_cfg.d_ssm"}, mixer.channels(), "out_proj.weight has that many columns");
+  if (head_size > 1)
+    expect_boolean(configuration, {"ssm_cfg.D_has_hdim"}, w.D.size() == mixer.channels(), message("D has ", w.D.size(), " numbers"));
   if (configuration.text({"model_type"}) == "mamba2") {
     expect_integer(configuration, {"intermediate_size"}, mixer.channels(), "out_proj.weight has that many columns");
     static_cast<void>(configuration.find("time_step_rank"));  // for Mamba-1's dt_proj, which is not here; the port does not use it
@@ -114,6 +117,7 @@ template <Real S>
   for (const std::string_view key : {"hidden_act", "mamba_hidden_act"})
     if (key == "mamba_hidden_act" || configuration.text({"model_type"}) != "zamba2")  // there it is the feed-forward part's
       expect_text(configuration, key, {"silu", "swish"}, "Mamba-2's activation");
+  expect_text(configuration, "ssm_cfg.activation", {"silu", "swish"}, "Mamba-2's activation");
   const auto expect_tensor = [&](std::initializer_list<std::string_view> keys, const char* name, const Array<S>& tensor) {
     expect_boolean(configuration, keys, !tensor.empty(),
                    message("tensor ", tensors.name_in_file(name), tensor.empty() ? " is missing" : " is there"));

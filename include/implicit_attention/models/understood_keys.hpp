@@ -52,6 +52,11 @@ template <class = void>
         "encoder_no_repeat_ngram_size", "top_p", "typical_p", "remove_invalid_values", "return_dict_in_generate", "output_scores",
         "output_attentions", "output_hidden_states", "penalty_alpha", "renormalize_logits", "epsilon_cutoff", "eta_cutoff", "min_p"})
     if (top == known) return true;
+  // What the authors' code of Mamba and Mamba-2 is told of initialisation and of how to compute.
+  if (constexpr std::string_view layer = "ssm_cfg."; key.substr(0, layer.size()) == layer)
+    for (const std::string_view known : {"A_init_range", "conv_init", "dt_init", "dt_scale", "dt_min", "dt_max", "dt_init_floor",
+                                         "chunk_size", "use_mem_eff_path", "use_fast_path", "sequence_parallel"})
+      if (key.substr(layer.size()) == known) return true;
   const auto ends = [&](std::string_view end) { return top.size() >= end.size() && top.substr(top.size() - end.size()) == end; };
   return top.substr(0, 1) == "_" || ends("_token_id") || ends("_dropout") || ends("dropout") || ends("_dropout_prob") ||
          ends("_init_scale") || ends("_xavier_init") || ends("_loss_coef") || ends("_layer_name");
@@ -131,7 +136,10 @@ template <class = void>
                                "logits_soft_cap",
                                "embeddings_scale_by_sqrt_dim",
                                "attention_window_size",
-                               "norm_epsilon"};
+                               "norm_epsilon",
+                               "d_intermediate",
+                               "attn_layer_idx",
+                               "attn_cfg"};
   static const std::vector<Owned> owned = {
       // softmax attention beside the layer, and experts, of all hybrids
       {{"nemotron_h", "granitemoehybrid", "falcon_h1", "zamba2", "jamba", "bamba", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe",
@@ -195,14 +203,18 @@ template <class = void>
 }
 
 /// Fails on a configuration key that the loader did not ask for: it may change the model. Keys that only describe are let pass, and so
-/// are values that switch something off (false, 0, an empty list). A list that is of no use here (of lists, of truth values) is on.
+/// are values that switch something off (false, 0, an empty list) in the configuration of a whole model, of which public code writes
+/// hundreds. A layer's own configuration, which names no model, says what the layer is: `rmsnorm: false` in it is a key to be refused as
+/// `rmsnorm: true` is. A list that is of no use here (of lists, of truth values) is on.
 template <class = void>
 [[gnu::cold]] void expect_all_understood(const Configuration& configuration, std::string_view architecture, bool layer_alone = false) {
+  const bool whole =
+      !layer_alone || configuration.has("model_type") || configuration.has("text_config.model_type") || configuration.has("architectures");
   for (const std::string& key : configuration.keys()) {
     if (configuration.asked(key) || describes_only(key) || generates_only(configuration, key) ||
         (layer_alone && concerns_other_parts(configuration, key)))
       continue;
-    if (!is_off(configuration, key))
+    if (!whole || !is_off(configuration, key))
       raise(ErrorKind::value, configuration.where(), ": key ", printable(key), " is not understood by ", architecture,
             ", expected no key that may change the model; remove it if it changes nothing");
   }
