@@ -88,46 +88,40 @@ class SeenStates {
   Lane elapsed_;  // the sum of steps between the row and the token
 };
 
-/// What a row would no longer see if it left a decayed state out: zero times what is not finite is not finite either.
+/// Whether what a row would no longer see if it left a decayed state out is finite: zero times what is not finite is not finite either.
 template <int Width, Real Scalar>
 class LeftOutNumbers {
  public:
-  using Lane = Lanes<Scalar, Width>;
-
-  LeftOutNumbers(const SurroundedDiagonal<Scalar>& surrounded, const SurroundedRows<Scalar>& rows, Index visible)
-      : surrounded_(&surrounded), rows_(rows), visible_(visible) {}
-
-  /// Whether a state that has decayed at `token` may be left out of what comes before. Only the last state's leaving hides more than keys.
-  /// Asked once a row, and of what it would hide alone: a row is walked for longer.
-  [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(bool last, Index token) {
-    const Index count = token - visible_ + 1, states = surrounded_->recurrence.state;
+  /// Whether a state that has decayed at `token` may be left out of what comes before, back to token `visible`. Only the last state's leaving
+  /// hides more than keys. Asked once a row, and of what it would hide alone: a row is walked for longer.
+  [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(const SurroundedDiagonal<Scalar>& surrounded, const SurroundedRows<Scalar>& rows,
+                                                     Index visible, bool last, Index token) {
+    const Index count = token - visible + 1, states = surrounded.recurrence.state;
     if (!finite_keys_)
-      finite_keys_ = rows_.key.empty() || detail::all_finite(ConstView<Scalar>(rows_.key.row(visible_), count, states, rows_.key.stride()));
+      finite_keys_ = rows.key.empty() || detail::all_finite(ConstView<Scalar>(rows.key.row(visible), count, states, rows.key.stride()));
     if (*finite_keys_ && last && !finite_rest_)
-      finite_rest_ = finite_steps(token) && finite(rows_.key_scale, visible_, token) && finite(rows_.activation, visible_, token) &&
-                     finite(rows_.column_weights, std::max(visible_ - surrounded_->width() + 1, Index(0)), token);
+      finite_rest_ = finite_steps(rows.step, visible + 1, token, zero_decay(surrounded.recurrence)) &&
+                     finite(rows.key_scale, visible, token) && finite(rows.activation, visible, token) &&
+                     finite(rows.column_weights, std::max(visible - surrounded.width() + 1, Index(0)), token);
     return *finite_keys_ && (!last || *finite_rest_);
   }
 
  private:
-  [[nodiscard]] bool finite(const ArrayRows<Scalar>& rows, Index first, Index last) const {
-    Lane zeros = Lane::Zero();
+  [[nodiscard]] static bool finite(const ArrayRows<Scalar>& rows, Index first, Index last) {
+    Lanes<Scalar, Width> zeros = Lanes<Scalar, Width>::Zero();
     for (Index token = rows.empty() ? last + 1 : first; token <= last; ++token) zeros += lanes<Width>(rows.row(token)) * Scalar(0);
     return all_lanes(zeros, Width, [](Scalar zero) { return zero == Scalar(0); });
   }
   /// Steps may be decays of zero. That of the first token is not read.
-  [[nodiscard]] bool finite_steps(Index last) const {
-    if (finite(rows_.step, visible_ + 1, last)) return true;
-    const Scalar zero = zero_decay(surrounded_->recurrence);
-    for (Index token = visible_ + 1; token <= last; ++token)
-      if (!all_lanes(Lane(lanes<Width>(rows_.step.row(token))), Width, [zero](Scalar step) { return std::isfinite(step) || step == zero; }))
+  [[nodiscard]] static bool finite_steps(const ArrayRows<Scalar>& steps, Index first, Index last, Scalar zero) {
+    if (finite(steps, first, last)) return true;
+    for (Index token = first; token <= last; ++token)
+      if (!all_lanes(Lanes<Scalar, Width>(lanes<Width>(steps.row(token))), Width,
+                     [zero](Scalar step) { return std::isfinite(step) || step == zero; }))
         return false;
     return true;
   }
 
-  const SurroundedDiagonal<Scalar>* surrounded_;
-  SurroundedRows<Scalar> rows_;
-  Index visible_;                                  // the first token that the row sees
   std::optional<bool> finite_keys_, finite_rest_;  // what has been found
 };
 
@@ -144,7 +138,6 @@ class RowTile {
         visible_(surrounded.recurrence.first_visible(row)),
         states_(surrounded.recurrence.rate, surrounded.recurrence.state, run.channel),
         rows_(surrounded, run.channel),
-        left_out_(surrounded, rows_, visible_),
         convolution_(surrounded, run.channel, true),
         left_(tokens_in_a_piece + surrounded.width() - 1),
         convolved_(tokens_in_a_piece),
@@ -181,7 +174,8 @@ class RowTile {
         states_.add(query, rows.key.empty() ? nullptr : rows.key.row(token), entry);
         entry *= query_;
         states_.elapse(part(rows.step, token));
-        if ((row - token) % 16 == 0) states_.leave_out([&](bool last) { return left_out_.may_leave_out(last, token); });
+        if ((row - token) % 16 == 0)
+          states_.leave_out([&](bool last) { return left_out_.may_leave_out(surrounded, rows, visible_, last, token); });
       }
       lanes<Width>(left + (token - begin) * Width) = entry;
     }
