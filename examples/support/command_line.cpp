@@ -232,7 +232,7 @@ std::vector<std::string> long_names(const CLI::App& app) {
 /// else is wrong with the command line may follow from it. Values are passed over as the parser does it.
 void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** arguments) {
   const std::vector<const CLI::Option*> options = app.get_options();
-  const std::string see = detail::message("; ", app.get_name(), " --help shows what there is");
+  const std::string see = detail::message("; ", app.get_name(), " --help lists all options");
   const auto option_of = [&](const std::string& name, bool is_long) {
     const auto found = std::find_if(options.begin(), options.end(), [&](const CLI::Option* option) {
       return is_long ? option->check_lname(name) : option->check_sname(name);
@@ -262,12 +262,11 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
           ErrorKind::value, "there is no option ", is_long ? "--" : "-", name,
           option_of(name, true) != nullptr ? detail::message(", perhaps --", name, " is meant") : perhaps(name, long_names(app), "--"),
           see);
-    if (equals + 1 == argument.size())
-      detail::raise(ErrorKind::value, argument, " is without a value", see);  // the parser takes the next word
+    if (equals + 1 == argument.size()) detail::raise(ErrorKind::value, argument, " has no value", see);  // the parser takes the next word
     const std::string_view written = argument.substr(0, equals);
     if (known->get_items_expected_max() > 0 && known->get_multi_option_policy() == CLI::MultiOptionPolicy::Throw &&
         std::find(seen.begin(), seen.end(), known) != seen.end())
-      detail::raise(ErrorKind::value, written, " is there twice, expected once", see);
+      detail::raise(ErrorKind::value, written, " appears twice, expected once", see);
     seen.push_back(known);
     // As the parser takes values: the least number whatever they look like, more while they are not written as options.
     const int least = known->get_items_expected_min(), most = known->get_items_expected_max();
@@ -277,7 +276,7 @@ void refuse_unknown_arguments(const CLI::App& app, int argument_count, char** ar
       const std::string_view next = i + 1 < argument_count ? std::string_view(arguments[i + 1]) : std::string_view();
       if (i + 1 == argument_count ||
           (next.starts_with("--") && next.size() > 2 && option_of(std::string(next.substr(2, next.find('=') - 2)), true) != nullptr))
-        detail::raise(ErrorKind::value, written, " is without a value",
+        detail::raise(ErrorKind::value, written, " has no value",
                       next.empty() ? std::string() : detail::message(": ", next, " follows (", written, "=", next, " if that is meant)"),
                       see);
       ++i;
@@ -392,9 +391,9 @@ int run_program(CLI::App& app, int argument_count, char** arguments, const std::
     const std::size_t middle = text.find(between);
     if (!text.starts_with(begin) || middle == std::string_view::npos) return complain(program, error.what());
     return complain(program, detail::message(text.substr(begin.size(), middle - begin.size()), ": \"", text.substr(middle + between.size()),
-                                             "\" is not a whole number; ", program, " --help shows what there is"));
+                                             "\" is not a whole number; ", program, " --help lists all options"));
   } catch (const CLI::ParseError& error) {
-    return complain(program, detail::message(error.what(), "; ", program, " --help shows what there is"));
+    return complain(program, detail::message(error.what(), "; ", program, " --help lists all options"));
   } catch (const std::bad_alloc&) {
     return complain(program, with_own_options(detail::message("there is not enough memory for this; ", fewer), has_channels));
   } catch (const std::exception& error) {

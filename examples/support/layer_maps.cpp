@@ -80,16 +80,16 @@ struct TextMaps {
   }
 };
 
-/// How numbers that were foretold follow those that came: Spearman's correlation, and the share of the squares that stays unexplained when
-/// the foretold are rescaled by their best factor.
+/// How predicted numbers follow the actual ones: Spearman's correlation, and the share of the squares that stays unexplained when
+/// the predicted ones are rescaled by their best factor.
 struct Agreement {
   double correlation = not_defined, unexplained = not_defined;
 };
-Agreement agreement(const std::vector<double>& foretold, const std::vector<double>& came) {
+Agreement agreement(const std::vector<double>& predicted, const std::vector<double>& actual) {
   Agreement result;
-  result.correlation = spearman(foretold, came);
-  const double none = infidelity(std::vector<double>(came.size(), 0.0), came);
-  if (none > 0) result.unexplained = infidelity(foretold, came, true) / none;
+  result.correlation = spearman(predicted, actual);
+  const double none = infidelity(std::vector<double>(actual.size(), 0.0), actual);
+  if (none > 0) result.unexplained = infidelity(predicted, actual, true) / none;
   return result;
 }
 
@@ -165,13 +165,13 @@ void knock_out(const LanguageModel<float>& model, const std::vector<Index>& ids,
     const std::vector<Edge> edges = sample_edges(target.position, most_edges, seed + static_cast<std::uint64_t>(layer));
     const RowVector<double> lost = knock.edge_effects(layer, edges, target).cast<double>(),
                             lost_inputs = knock.input_effects(layer, tokens, target).cast<double>();
-    const std::vector<double> came(lost.begin(), lost.end()), came_inputs(lost_inputs.begin(), lost_inputs.end());
+    const std::vector<double> actual(lost.begin(), lost.end()), actual_inputs(lost_inputs.begin(), lost_inputs.end());
     for (std::size_t row = 0; row < rows.size(); ++row) {
       const Matrix<double> map = maps.of_layer(rows[row], layer, &held[row]).cast<double>();
-      std::vector<double> foretold, foretold_inputs;
-      for (const Edge& edge : edges) foretold.push_back(map(edge.to, edge.from));
-      for (const Index token : tokens) foretold_inputs.push_back(map.col(token).segment(token, target.position + 1 - token).sum());
-      const Agreement of_edges = agreement(foretold, came), of_inputs = agreement(foretold_inputs, came_inputs);
+      std::vector<double> predicted, predicted_inputs;
+      for (const Edge& edge : edges) predicted.push_back(map(edge.to, edge.from));
+      for (const Index token : tokens) predicted_inputs.push_back(map.col(token).segment(token, target.position + 1 - token).sum());
+      const Agreement of_edges = agreement(predicted, actual), of_inputs = agreement(predicted_inputs, actual_inputs);
       means[row][map_edges].add(of_edges.correlation);
       means[row][map_edges_unexplained].add(of_edges.unexplained);
       means[row][map_inputs].add(of_inputs.correlation);

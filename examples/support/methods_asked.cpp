@@ -35,7 +35,7 @@ std::vector<NamedMethod> methods_of(const ExplanationOptions& options) {
   for (const std::string& name : split_list(options.methods)) {
     const Method named = method_named("--method", name);
     if (std::any_of(list.begin(), list.end(), [&](const NamedMethod& other) { return other.method == named; }))
-      detail::raise(ErrorKind::value, "--method: ", name, " is there twice");
+      detail::raise(ErrorKind::value, "--method: ", name, " appears twice");
     list.push_back({named, name});
   }
   return list;

@@ -481,7 +481,7 @@ TEST_CASE("explain: a text may begin with dashes, unless it is an option", "[exp
   CHECK(ids({"--text", "--foo"}) == std::vector<Index>{'-', '-', 'f', 'o', 'o'});
   CHECK(ids({"--text", "-f"}) == std::vector<Index>{'-', 'f'});
   CHECK(ids({"--text=--method"}) == std::vector<Index>{'-', '-', 'm', 'e', 't', 'h', 'o', 'd'});
-  check_mistake("explain", {"--model", models + "mamba", "--text", "--method", "raw"}, "--text is without a value: --method follows", "");
+  check_mistake("explain", {"--model", models + "mamba", "--text", "--method", "raw"}, "--text has no value: --method follows", "");
 }
 
 TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") {
@@ -525,14 +525,14 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--threads", "0"}), "--threads: \"0\" is not a whole number from 1 to 4096"},
       {with(start, {"film"}), "\"film\" belongs to no option, expected quotes around a value of several words"},
       {{models + "mamba", "--text", "a film"}, "belongs to no option, perhaps --model examples/models/mamba is meant"},
-      {with(start, {"-m", "raw"}), "there is no option -m; explain --help shows what there is"},
+      {with(start, {"-m", "raw"}), "there is no option -m; explain --help lists all options"},
       {{"--model", models + "mamab/", "--text", "a"}, "nor a file of that name, perhaps examples/models/mamba is meant, expected a folder"},
-      {with(start, {"--method", "raw,rollout,raw"}), "--method: raw is there twice"},
+      {with(start, {"--method", "raw,rollout,raw"}), "--method: raw appears twice"},
       {with(start, {"--target", "7145"}), "--target: token 7145 is out of range, expected 0 to 7144"},
       {with(start, {"--target", "splendidly unknown"}), "token \"splendidly unknown\" is not in vocab.json"},
       {with(start, {"--target", ""}), "--target: the value is empty"},
-      {with(start, {"--text", "a film"}), "--text is there twice, expected once"},
-      {with(start, {"--method"}), "--method is without a value: --out follows"},
+      {with(start, {"--text", "a film"}), "--text appears twice, expected once"},
+      {with(start, {"--method"}), "--method has no value: --out follows"},
       {with(start, {"-method", "raw"}), "there is no option -method, perhaps --method is meant"},
       {with(start, {"--layer", "0,1"}), "--layer: \"0,1\" is not a whole number"},
       {with(start, {"--layer", "0x1"}), "--layer: \"0x1\" is not a whole number"},
@@ -546,7 +546,7 @@ TEST_CASE("explain: mistakes are one line, status 2, and no file", "[explain]") 
       {with(start, {"--contrast", ""}), "--contrast: the value is empty"},
       {with(start, {"--contrast", "argmax"}), "--contrast: argmax less itself is 0, expected --target TOKEN"},
       {with(start, {"--shard", ""}), "--shard: the value is empty"},
-      {with(start, {"--title=", "--all-logits"}), "--title= is without a value"},
+      {with(start, {"--title=", "--all-logits"}), "--title= has no value"},
       {with(start, {"--layer", ""}), "--layer: the value is empty"},
       {with(start, {"--tokenizer", ""}), "--tokenizer: the value is empty"},
       {with(start, {"--contrast", "-3"}), "token \"-3\" is not in vocab.json"},

@@ -359,7 +359,7 @@ TEST_CASE("explain --data: JSON Lines, unknown words, and one text whose numbers
                                        "\\\"tokens\\\" is \\\"1\\\", expected a list of ids",
                                        "the text is empty",
                                        "not valid JSON",
-                                       "expected an object, came array",
+                                       "expected an object, found array",
                                        "not valid UTF-8"};
   std::size_t begin = 0;
   for (std::size_t k = 0; k < words.size(); ++k) {

@@ -59,8 +59,8 @@ std::vector<BadFile> bad_safetensors() {
       {"not UTF-8", safetensors_bytes("{\"\xC3(\":" + good + "}", eight), {"not valid UTF-8 at byte 2"}},
       {"overlong UTF-8", safetensors_bytes("{\"\xC0\xAF\":" + good + "}", eight), {"not valid UTF-8 at byte 2"}},
       {"a million lists deep", safetensors_bytes(deep, eight), {"nested deeper than the 3 levels"}},
-      {"a tensor twice", safetensors_bytes("{\"x\":" + good + ",\"x\":" + good + "}", eight), {"key \"x\" is there twice"}},
-      {"a field twice", with_entry(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), {"key \"dtype\" is there twice"}},
+      {"a tensor twice", safetensors_bytes("{\"x\":" + good + ",\"x\":" + good + "}", eight), {"key \"x\" appears twice"}},
+      {"a field twice", with_entry(R"({"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]})"), {"key \"dtype\" appears twice"}},
       {"an entry that is a number", with_entry("7"), {"tensor x", "is 7", "expected an object"}},
       {"an entry that is null", with_entry("null"), {"tensor x", "is null", "expected an object"}},
       {"no dtype", with_entry(R"({"shape":[2],"data_offsets":[0,8]})"), {"tensor x", "has no dtype"}},
@@ -207,7 +207,7 @@ TEST_CASE("checkpoints that are not there or not whole", "[io]") {
 
   const std::vector<BadFile> bad{
       {"empty", "", {"not valid JSON"}},
-      {"not an object", "[]", {"expected an object, came array"}},
+      {"not an object", "[]", {"expected an object, found array"}},
       {"no map", "{}", {"weight_map"}},
       {"a map that is a list", R"({"weight_map":[]})", {"weight_map"}},
       {"a shard that is a number", R"({"weight_map":{"a":1}})", {"tensor a", "its shard is 1"}},
@@ -226,7 +226,7 @@ TEST_CASE("checkpoints that are not there or not whole", "[io]") {
       {"a tensor that is not there",
        R"({"weight_map":{"a":"one.safetensors","b":"one.safetensors"}})",
        {"tensor b", "in one.safetensors", "not there"}},
-      {"a tensor twice", R"({"weight_map":{"a":"one.safetensors","a":"one.safetensors"}})", {"key \"a\" is there twice"}},
+      {"a tensor twice", R"({"weight_map":{"a":"one.safetensors","a":"one.safetensors"}})", {"key \"a\" appears twice"}},
   };
   for (const BadFile& file : bad) {
     INFO(file.what);
@@ -246,11 +246,11 @@ TEST_CASE("malformed config.json", "[io]") {
   const std::vector<BadFile> bad{
       {"empty", "", {"is empty"}},
       {"not JSON", "{d_model: 1}", {"not valid JSON at byte 2"}},
-      {"a list", "[1]", {"expected an object, came array"}},
-      {"a number", "7", {"expected an object, came number"}},
+      {"a list", "[1]", {"expected an object, found array"}},
+      {"a number", "7", {"expected an object, found number"}},
       {"cut short", "{\"a\":", {"not valid JSON"}},
-      {"a key twice", R"({"a":1,"a":2})", {"key \"a\" is there twice"}},
-      {"a key twice once flattened", R"({"a.b":1,"a":{"b":2}})", {"key a.b is there twice"}},
+      {"a key twice", R"({"a":1,"a":2})", {"key \"a\" appears twice"}},
+      {"a key twice once flattened", R"({"a.b":1,"a":{"b":2}})", {"key a.b appears twice"}},
       {"without bottom", deep, {"nested deeper than the 32 levels"}},
       {"not UTF-8", "{\"a\":\"\xFF\"}", {"not valid UTF-8 at byte 6"}},
       {"an integer beyond reason",
@@ -278,7 +278,7 @@ TEST_CASE("malformed vocab.json, and text that cannot become tokens", "[io]") {
       {"a list", "[\"a\"]", {"expected an object"}},
       {"nested", R"({"a":{"b":1}})", {"nested deeper than the 1 levels"}},
       {"an id twice", R"({"a":1,"b":1})", {"token \"b\"", "id 1 is that of \"a\" too"}},
-      {"a token twice", R"({"a":1,"a":2})", {"key \"a\" is there twice"}},
+      {"a token twice", R"({"a":1,"a":2})", {"key \"a\" appears twice"}},
       {"a negative id", R"({"a":-1})", {"token \"a\"", "its id is -1", "an integer from 0"}},
       {"a broken id", R"({"a":1.5})", {"token \"a\"", "its id is 1.5"}},
       {"an id in words", R"({"a":"1"})", {"token \"a\"", "its id is \"1\""}},

@@ -324,7 +324,7 @@ TEST_CASE("config: several spellings of a key must agree, whatever their type is
   CHECK(error->message == "configuration: key list holds Infinity, expected finite numbers");
 }
 
-TEST_CASE("config: a key is there twice once flattened, whatever its values are", "[io]") {
+TEST_CASE("config: a key appears twice once flattened, whatever its values are", "[io]") {
   const TemporaryFolder folder;
   for (const std::string text : {R"({"a":{"b":1},"a.b":3})", R"({"a":{"b":[1,"x"]},"a.b":3})", R"({"a":{"b":{}},"a.b":3})",
                                  R"({"a":{"b":3},"a.b":[[1]]})", R"({"a":{"b":3},"a.b":{}})", R"({"a":{"b":{"c":1}},"a.b":{"d":1}})"}) {
@@ -333,7 +333,7 @@ TEST_CASE("config: a key is there twice once flattened, whatever its values are"
     const auto error = error_of([&] { (void)read_configuration(folder.path()); });
     REQUIRE(error);
     CHECK(error->kind == ErrorKind::file);
-    CHECK_THAT(error->message, contains_text("key a.b is there twice"));
+    CHECK_THAT(error->message, contains_text("key a.b appears twice"));
   }
   write_bytes(folder / "config.json", R"({"a":{"b":null},"a.b":3})");
   CHECK(read_configuration(folder.path()).integer({"a.b"}) == 3);

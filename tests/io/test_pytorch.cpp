@@ -171,7 +171,7 @@ TEST_CASE("PyTorch: pickles of protocol 4, and what older ones say in other word
     const auto error = error_of([&] { (void)written("\x80\x02" + pickle + ".", four); });
     return error ? error->message : "";
   };
-  CHECK_THAT(refused("(" + p::text("1") + at(0) + p::integer(1) + at(1) + "d"), contains_text("tensor 1 is there twice"));
+  CHECK_THAT(refused("(" + p::text("1") + at(0) + p::integer(1) + at(1) + "d"), contains_text("tensor 1 appears twice"));
   CHECK_THAT(refused("(" + p::text("1") + "d"), contains_text("a key without a value"));
   const std::vector<std::int64_t> ones(64, 1), one_more(65, 1);
   CHECK(refused("(" + p::text("x") + p::tensor(old, 0, ones, ones) + "d").empty());

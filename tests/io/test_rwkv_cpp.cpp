@@ -201,7 +201,7 @@ TEST_CASE("rwkv.cpp: what is wrong is said", "[io]") {
            {"blocks of old",
             rwkv_header(100, 2, 4, 1) + rwkv_record("x", {32}, std::string(18, '\0'), 2),
             {"tensor x", "quantise the model again"}},
-           {"a tensor twice", header + decay + decay, {"is there twice"}},
+           {"a tensor twice", header + decay + decay, {"appears twice"}},
            {"a mix of another width",
             header + decay + rwkv_record("blocks.0.att.time_mix_k", {3}, row.substr(4)),
             {"time_mix_k", "(3)", "(1, 1, 4)"}},
@@ -211,7 +211,7 @@ TEST_CASE("rwkv.cpp: what is wrong is said", "[io]") {
            {"joined mixes beside one of them",
             header + rwkv_record("blocks.0.att.r_k", {1, 4}, row) + rwkv_record("blocks.0.att.x_k", {4}, row) +
                 rwkv_record("blocks.0.att.x_rwkvag", {6, 4}, row + row + row + row + row + row),
-            {"tensor blocks.0.att.x_rwkvag: is there twice, once as its parts"}}}) {
+            {"tensor blocks.0.att.x_rwkvag: appears twice, once as its parts"}}}) {
     INFO(bad.what);
     write_bytes(folder / "bad.bin", bad.bytes);
     const auto error = error_of([&] { (void)open_checkpoint<float>(folder / "bad.bin"); });

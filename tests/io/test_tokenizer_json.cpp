@@ -630,7 +630,7 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
       {R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[],"byte_fallback":1}})", "model.byte_fallback: is 1, expected true or false"},
       {R"({"model":{"type":"Unigram","vocab":[["a",0]],"unk_id":3}})", "model.unk_id: is 3, expected 0 to 0"},
       {R"({"model":{"type":"Unigram","vocab":[["a"]]}})", "model.vocab[0]: is [\"a\"], expected [token, score]"},
-      {R"({"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}})", "token \"a\" is there twice, with the ids 0 and 1"},
+      {R"({"model":{"type":"Unigram","vocab":[["a",0],["a",1]]}})", "token \"a\" appears twice, with the ids 0 and 1"},
       {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":""},)" + model + "}",
        "normalizer.precompiled_charsmap: has 0 bytes, expected a trie's size first"},
       {R"({"normalizer":{"type":"Precompiled","precompiled_charsmap":"AA="},)" + model + "}", "precompiled_charsmap: is not base64"},
@@ -672,7 +672,7 @@ TEST_CASE("tokenizer.json: what is not read is named", "[io]") {
       {R"({"added_tokens":[{"id":5}],)" + model + "}", "added_tokens[0]: there is no key \"content\""},
       {R"({"added_tokens":[{"id":5,"content":""}],)" + model + "}", "added_tokens[0].content: is empty"},
       {R"({"added_tokens":[{"id":5,"content":"x","glow":true}],)" + model + "}", "added_tokens[0]: key \"glow\""},
-      {R"({"added_tokens":[{"id":5,"content":"x"},{"id":6,"content":"x"}],)" + model + "}", "the added token \"x\" is there twice"},
+      {R"({"added_tokens":[{"id":5,"content":"x"},{"id":6,"content":"x"}],)" + model + "}", "the added token \"x\" appears twice"},
   };
   for (const Bad& bad : all) {
     INFO(bad.json);

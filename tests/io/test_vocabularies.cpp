@@ -295,7 +295,7 @@ TEST_CASE("vocabularies: RWKV's world as the ports to transformers have it, a li
   for (const Bad& bad : std::vector<Bad>{{"b'a", "holds no Python literal in quotes"},
                                          {"b'\\q'", "has an escape that is not read here"},
                                          {"b''", "is empty"},
-                                         {"b'a'\nb'a'", "is there twice"}}) {
+                                         {"b'a'\nb'a'", "appears twice"}}) {
     INFO(bad.line);
     const auto error = error_of([&] { (void)detail::WorldVocabulary::parse_literals("b'<s>'\n" + bad.line + "\n", "vocab.txt"); });
     REQUIRE(error);
@@ -451,7 +451,7 @@ TEST_CASE("vocabularies: GGUF's arrays", "[io]") {
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.model = "bert"; }),
              contains_text("a.gguf: tokenizer.ggml.model is \"bert\", expected gpt2, llama or rwkv"));
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores.pop_back(); }), contains_text("tokenizer.ggml.scores has 9 entries"));
-  // Before the tokens are looked at: one of them is there twice.
+  // Before the tokens are looked at: one of them appears twice.
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores.clear(), v.tokens[5] = "h"; }),
              contains_text("tokenizer.ggml.scores has 0 entries, expected one for each of 10 tokens"));
   CHECK_THAT(refused(llama, [](GgufVocabulary& v) { v.scores[4] = std::numeric_limits<float>::quiet_NaN(); }),
@@ -498,7 +498,7 @@ TEST_CASE("vocabularies: malformed world vocabularies", "[io]") {
                                          {"1 '\\xz1' 1", "has an escape that is not read here"},
                                          {"1 '\\ud800' 3", "has an escape that is not read here"},
                                          {"1 'a' 1\n1 'b' 1", "its id 1 is that of \"a\" too"},
-                                         {"1 'a' 1\n2 b'a' 1", "is there twice"},
+                                         {"1 'a' 1\n2 b'a' 1", "appears twice"},
                                          {"99999999999 'a' 1", "expected 0 to 2147483647"},
                                          {"", "holds no tokens"}}) {
     INFO(bad.line);

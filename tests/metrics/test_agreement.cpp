@@ -167,7 +167,7 @@ TEST_CASE("infidelity, by hand") {
   CHECK_THAT(what_of([] {
                (void)infidelity(std::vector<double>{1}, std::vector<double>{1, 2});
              }),
-             contains_text("1 foretold changes and 2"));
+             contains_text("1 predicted changes and 2"));
   CHECK_THAT(what_of([] { (void)infidelity(std::vector<double>{}, std::vector<double>{}); }), contains_text("at least one"));
   CHECK_THAT(what_of([] { (void)infidelity(std::vector<double>{std::nan("")}, std::vector<double>{1}); }), contains_text("not finite"));
 

@@ -65,8 +65,8 @@ template <Real Scalar, PathGradients<Scalar> Source>
     else
       gradients.push_back(gradient_at(std::as_const(points.front())));
     if (gradients.size() != points.size())
-      raise(ErrorKind::shape, "integrated gradients: ", static_cast<Index>(gradients.size()), " gradients came at ",
-            static_cast<Index>(points.size()), " points");
+      raise(ErrorKind::shape, "integrated gradients: ", static_cast<Index>(gradients.size()), " gradients were returned for ",
+            static_cast<Index>(points.size()), " points, expected one for each");
     for (const Matrix<Scalar>& gradient : gradients) {
       check_shape("integrated gradients", "the gradient", gradient, difference.rows(), difference.cols(), "(tokens, width), as the input");
       check_finite("integrated gradients", "the gradient", gradient);

@@ -35,7 +35,8 @@ namespace detail {
 template <Real Scalar>
 void check_rollout(const RolloutOptions<Scalar>& options, Index layers) {
   check_layers("rollout", layers, options.start_layer);
-  if (!std::isfinite(options.residual_weight)) raise(ErrorKind::value, "rollout: the residual weight is not a finite number");
+  if (!std::isfinite(options.residual_weight))
+    raise(ErrorKind::value, "rollout: the residual weight is ", options.residual_weight, ", expected a finite number");
   if (!(options.discard_ratio >= Scalar(0) && options.discard_ratio < Scalar(1)))
     raise(ErrorKind::value, "rollout: the discard ratio is ", options.discard_ratio, ", expected at least 0 and less than 1");
 }

@@ -56,7 +56,7 @@ class ArrayToWrite {
       const std::optional<Index> count = detail::element_count(shape_, dtype_bytes(dtype_));
       if (!count) detail::raise(ErrorKind::shape, who, ": cannot be written: shape ", shape_text(shape_), " is negative or overflows");
       if (owned_count_ && *owned_count_ != *count)
-        detail::raise(ErrorKind::shape, who, ": cannot be written: shape ", shape_text(shape_), " is ", *count, " numbers, came ",
+        detail::raise(ErrorKind::shape, who, ": cannot be written: shape ", shape_text(shape_), " is ", *count, " numbers, but there are ",
                       *owned_count_);
       if (*count > 0 && data_ == nullptr) detail::raise(ErrorKind::value, who, ": cannot be written: there are no numbers behind it");
       return static_cast<std::size_t>(*count) * dtype_bytes(dtype_);

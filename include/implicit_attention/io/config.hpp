@@ -105,7 +105,7 @@ void flatten(const Document& object, const std::string& prefix, std::string_view
   for (const auto& [name, value] : object.items()) {
     const std::string key = prefix + name;
     // {"a": {"b": 1}, "a.b": 2} has one key twice, whatever its values are; null is none.
-    if (!value.is_null() && configuration.holds(key)) raise(ErrorKind::file, where, ": key ", printable(key), " is there twice");
+    if (!value.is_null() && configuration.holds(key)) raise(ErrorKind::file, where, ": key ", printable(key), " appears twice");
     const auto set = [&](Configuration::Value found) { configuration.set(key, std::move(found)); };
     if (value.is_object() && !python_number(value)) {
       configuration.set_object(key);

@@ -79,7 +79,7 @@ class GgufFile {
     for (std::uint64_t i = 0; i < keys; ++i) {
       auto [name, value] = reader.key(i);
       if (!metadata_.emplace(std::string(name), std::move(value)).second)
-        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(name), " is there twice");
+        detail::raise(ErrorKind::file, where_, ": metadata key ", printable(name), " appears twice");
     }
     const std::uint64_t alignment = this->alignment();
     std::vector<detail::GgufTensor> found;
@@ -131,7 +131,7 @@ class GgufFile {
                       ", reaches beyond the data in the file; is it cut short?");
     }
     if (!tensors_.emplace(std::string(made.name), std::move(tensor)).second)
-      detail::raise(ErrorKind::file, where_, ": tensor ", printable(made.name), " is there twice");
+      detail::raise(ErrorKind::file, where_, ": tensor ", printable(made.name), " appears twice");
   }
 
   std::shared_ptr<const MappedFile> file_;

@@ -111,7 +111,7 @@ class JsonBuilder final : public nlohmann::json_sax<Document> {
   bool end_array() override { return close(); }
   bool key(typename Document::string_t& name) override {
     Document& object = *open_.back();
-    if (object.contains(name)) raise(ErrorKind::file, where_, ": JSON: key \"", printable(name), "\" is there twice");
+    if (object.contains(name)) raise(ErrorKind::file, where_, ": JSON: key \"", printable(name), "\" appears twice");
     next_ = &object[name];
     return true;
   }
@@ -159,7 +159,7 @@ template <class Document>
   JsonBuilder<Document> builder(where, limits);
   if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, where, ": not valid JSON");
   JsonDocument document = builder.take();
-  if (!document->is_object()) raise(ErrorKind::file, where, ": JSON: expected an object, came ", document->type_name());
+  if (!document->is_object()) raise(ErrorKind::file, where, ": JSON: expected an object, found ", document->type_name());
   return document;
 }
 template <class Document>

@@ -97,9 +97,10 @@ class TorchReader {
       if (value(child).kind != Kind::tensor) {
         collect(child, full, depth + 1, table);
       } else if (const auto [place, fresh] = table.tensors.emplace(full, CheckpointTensor()); !fresh) {
-        raise(ErrorKind::file, archive_.where(), ": tensor ", printable(full), " is there twice");
+        raise(ErrorKind::file, archive_.where(), ": tensor ", printable(full), " appears twice");
       } else {
-        if (table.tensors.size() > 1'000'000) raise(ErrorKind::file, archive_.where(), ": more than a million tensors");
+        if (table.tensors.size() > 1'000'000)
+          raise(ErrorKind::file, archive_.where(), ": more than the 1000000 tensors that are read here");
         place->second = tensors_(value(child), message(archive_.where(), ": tensor ", printable(full)));
       }
     }

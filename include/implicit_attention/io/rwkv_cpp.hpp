@@ -118,7 +118,7 @@ class RwkvCppReader {
     const auto [rows, columns] = rows_and_columns(shape);
     CheckpointTensor tensor =
         whole_tensor(std::move(shape), stored_rows(*dtype, rows, columns, reinterpret_cast<const std::byte*>(raw.data()), file_));
-    if (!table_.tensors.emplace(std::string(name), std::move(tensor)).second) raise(ErrorKind::file, who, ": is there twice");
+    if (!table_.tensors.emplace(std::string(name), std::move(tensor)).second) raise(ErrorKind::file, who, ": appears twice");
   }
 
   [[nodiscard]] std::map<std::string, CheckpointTensor, std::less<>> take_all() { return std::exchange(table_.tensors, {}); }
@@ -154,7 +154,7 @@ class RwkvCppReader {
     const auto width = static_cast<Index>(width_);
     const auto keep = [&](std::string_view as, CheckpointTensor kept) {
       if (!table_.tensors.emplace(prefix + std::string(as), std::move(kept)).second)
-        raise(ErrorKind::file, who, ": is there twice, once as its parts");
+        raise(ErrorKind::file, who, ": appears twice, once as its parts");
     };
     const auto is = [&](std::initializer_list<std::string_view> names) {
       return std::find(names.begin(), names.end(), last) != names.end();

@@ -171,7 +171,7 @@ template <class Document>
   const std::string_view text = file.substr(prefix, static_cast<std::size_t>(length));
   const std::size_t first = text.find_first_not_of(" \t\r\n");
   if (first == std::string_view::npos || text[first] != '{')
-    raise(ErrorKind::file, header_where, ": expected a JSON object beginning with {, came ",
+    raise(ErrorKind::file, header_where, ": expected a JSON object beginning with {, found ",
           first == std::string_view::npos ? "nothing" : printable(text.substr(first, 1)));
   JsonLimits limits;
   limits.depth = 3;

@@ -61,7 +61,7 @@ IMPLICIT_ATTENTION_IO_BODY void write_safetensors(const std::filesystem::path& p
   for (const TensorToWrite& tensor : tensors) {
     if (!names.insert(tensor.name).second)
       detail::raise(ErrorKind::value, where, ": tensor ", printable(tensor.name),
-                    ": cannot be written: ", tensor.name == "__metadata__" ? "the name is reserved" : "the name is there twice");
+                    ": cannot be written: ", tensor.name == "__metadata__" ? "the name is reserved" : "the name appears twice");
     order.push_back(&tensor);
   }
   std::stable_sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {

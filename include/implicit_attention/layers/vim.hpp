@@ -47,7 +47,7 @@ class Vim : public LayerInterface<Vim<S>> {
       : forward_(std::move(weights.forward)), backward_(std::move(weights.backward)), options_(options) {
     if (backward_.channels() != forward_.channels() || backward_.width() != forward_.width())
       detail::raise(ErrorKind::shape, "Vim: the two directions have ", forward_.channels(), " and ", backward_.channels(),
-                    " channels, expected as many");
+                    " channels, expected the same number");
   }
   /// Reads the weights below a prefix such as `layers.0.mixer.`, under their public names.
   [[nodiscard, gnu::cold]] static Vim from_tensors(const PrefixedTensors<Scalar>& tensors, Options options = {});
@@ -98,7 +98,7 @@ LayerRun<Vim<S>> Vim<S>::run(const Value<Scalar>& u, RunContext<Scalar>&, const 
   if (initial != nullptr)
     detail::raise(ErrorKind::value, "Vim: a state was given, and this layer, which sees both ends of a sequence, has none");
   if (options_.class_token >= u.rows())
-    detail::raise(ErrorKind::value, "Vim: the class token is at ", options_.class_token, ", and there are ", u.rows(), " tokens");
+    detail::raise(ErrorKind::value, "Vim: the class token is at ", options_.class_token, ", expected 0 to ", u.rows() - 1);
   const typename Mamba<S>::Weights& w = forward_.weights();
   const Value<S> both = linear(u, w.in_proj_weight, w.in_proj_bias);
   const Value<S> x = columns(both, 0, channels()), z = columns(both, channels(), channels());

@@ -28,7 +28,7 @@ enum class AreaRule {
   const std::size_t points = curve.values.size();
   if (points == 0 || curve.fractions.size() != points)
     detail::raise(ErrorKind::shape, "area: the curve has ", curve.fractions.size(), " fractions and ", points,
-                  " values, expected as many, and at least one");
+                  " values, expected as many values as fractions, and at least one");
   double sum = 0;
   if (rule == AreaRule::mean) {
     for (const double value : curve.values) sum += value;

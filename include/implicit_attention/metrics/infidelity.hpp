@@ -21,20 +21,21 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 /// predict for perturbation I_s, and c_s = f(x) - f(x - I_s) the actual change. LOWER is better, 0 is perfect.
 /// `rescale`: the predicted changes are first multiplied by the factor that minimises the result,
 /// b = sum p_s c_s / sum p_s^2 (0 where all p_s are 0), so that methods need not know the unit of f; captum's `normalize`.
-[[nodiscard]] inline double infidelity(const std::vector<double>& foretold, const std::vector<double>& came, bool rescale = false) {
-  if (foretold.empty() || foretold.size() != came.size())
-    detail::raise(ErrorKind::shape, "infidelity: there are ", foretold.size(), " foretold changes and ", came.size(),
-                  " that came, expected as many, and at least one");
+[[nodiscard]] inline double infidelity(const std::vector<double>& predicted, const std::vector<double>& actual, bool rescale = false) {
+  if (predicted.empty() || predicted.size() != actual.size())
+    detail::raise(ErrorKind::shape, "infidelity: there are ", predicted.size(), " predicted changes and ", actual.size(),
+                  " actual ones, expected the same number, and at least one");
   double products = 0, squares = 0;
-  for (std::size_t s = 0; s < came.size(); ++s) {
-    if (!std::isfinite(foretold[s]) || !std::isfinite(came[s])) detail::raise(ErrorKind::value, "infidelity: sample ", s, " is not finite");
-    products += foretold[s] * came[s];
-    squares += foretold[s] * foretold[s];
+  for (std::size_t s = 0; s < actual.size(); ++s) {
+    if (!std::isfinite(predicted[s]) || !std::isfinite(actual[s]))
+      detail::raise(ErrorKind::value, "infidelity: sample ", s, " is not finite");
+    products += predicted[s] * actual[s];
+    squares += predicted[s] * predicted[s];
   }
   const double factor = !rescale ? 1 : squares > 0 ? products / squares : 0;
   double sum = 0;
-  for (std::size_t s = 0; s < came.size(); ++s) sum += (factor * foretold[s] - came[s]) * (factor * foretold[s] - came[s]);
-  return sum / static_cast<double>(came.size());
+  for (std::size_t s = 0; s < actual.size(); ++s) sum += (factor * predicted[s] - actual[s]) * (factor * predicted[s] - actual[s]);
+  return sum / static_cast<double>(actual.size());
 }
 
 /// Sets of kept tokens for `infidelity`, (samples): each token is taken away with `probability`, at least one always. A draw that takes
@@ -68,16 +69,16 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 template <PerturbedModel Model>
 [[nodiscard]] double infidelity(const Scores& scores, const std::vector<KeptTokens>& perturbations, Model&& model, bool rescale = false) {
   const double whole = detail::run_kept("infidelity", model, KeptTokens(static_cast<std::size_t>(scores.size()), true));
-  std::vector<double> foretold, came;
+  std::vector<double> predicted, actual;
   for (const KeptTokens& kept : perturbations) {
     detail::check_same_size("infidelity", "a perturbation's flags", static_cast<Index>(kept.size()), scores.size());
     double sum = 0;
     for (std::size_t token = 0; token < kept.size(); ++token)
       if (!kept[token]) sum += scores[static_cast<Index>(token)];
-    foretold.push_back(sum);
-    came.push_back(whole - detail::run_kept("infidelity", model, kept));
+    predicted.push_back(sum);
+    actual.push_back(whole - detail::run_kept("infidelity", model, kept));
   }
-  return infidelity(foretold, came, rescale);
+  return infidelity(predicted, actual, rescale);
 }
 
 /// The part of the changes that scores leave unexplained: rescaled infidelity divided by the mean of c_s^2. In [0, 1], LOWER is better; 1
@@ -95,7 +96,7 @@ template <PerturbedModel Model>
 template <Real Scalar>
 [[nodiscard]] Matrix<Scalar> perturbed_within(ConstView<Scalar> input, Scalar radius, std::uint64_t seed) {
   if (!(radius >= Scalar(0)) || !std::isfinite(radius))
-    detail::raise(ErrorKind::value, "perturbed_within: the radius is not a finite number from 0 on");
+    detail::raise(ErrorKind::value, "perturbed_within: the radius is ", radius, ", expected a finite number of at least 0");
   detail::RandomEngine engine(seed);
   Matrix<Scalar> result = input;
   for (Index i = 0; i < result.size(); ++i) result.data()[i] += static_cast<Scalar>((2 * detail::uniform(engine) - 1)) * radius;

@@ -72,7 +72,7 @@ class Explainer {
     run_.check(target);
     return detail::TokenRemovals<Scalar>(run_, options).value_without(token, target);
   }
-  /// The same for several tokens, in rising order, each taken away alone, (tokens). A short text is run without each of several tokens side
+  /// The same for several tokens, in ascending order, each taken away alone, (tokens). A short text is run without each of several tokens side
   /// by side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens, and
   /// from there on without each of the block's, where layers carry states; else once for each.
   [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
@@ -116,7 +116,8 @@ RowVector<S> Explainer<S>::values_without(const std::vector<Index>& removed, con
   run_.check(target);
   const detail::TokenRemovals<Scalar> removals(run_, options);
   for (const Index token : removed) detail::check_position("leave-one-out", token, tokens());
-  if (!std::is_sorted(removed.begin(), removed.end())) detail::raise(ErrorKind::value, "leave-one-out: the tokens are not in rising order");
+  if (!std::is_sorted(removed.begin(), removed.end()))
+    detail::raise(ErrorKind::value, "leave-one-out: the tokens are not in ascending order");
   return removals.values_without_each(removed, {target}).col(0).transpose();
 }
 

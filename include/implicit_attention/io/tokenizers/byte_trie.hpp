@@ -23,7 +23,7 @@ class ByteTrie {
     Index value = 0;
   };
   ByteTrie() { nodes_.emplace_back(); }
-  /// Where a word is there twice, its first entry counts. The words are not needed afterwards.
+  /// Where a word appears twice, its first entry counts. The words are not needed afterwards.
   explicit ByteTrie(std::vector<Entry> entries) : ByteTrie() {
     std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.word < b.word; });
     // Nodes in breadth-first order, so that the children of one stand side by side.

@@ -52,7 +52,7 @@ class Pipeline final : public TextCodec {
         raise(ErrorKind::file, stages_.where, ": the added token \"", printable(token.content), "\" has id ", token.id,
               ", but the vocabulary has ", id ? message("it as ", *id) : message("\"", printable(*other), "\" there"));
       if (const auto [first, fresh] = added_ids_.emplace(token.content, token.id); !fresh && first->second != token.id)
-        raise(ErrorKind::file, stages_.where, ": the added token \"", printable(token.content), "\" is there twice");
+        raise(ErrorKind::file, stages_.where, ": the added token \"", printable(token.content), "\" appears twice");
       largest_id_ = std::max(largest_id_, token.id);
     }
     for (const auto& [token, id] : tokens().ids()) {

@@ -30,12 +30,12 @@ class TokenTable {
   TokenTable& operator=(const TokenTable&) = delete;
   ~TokenTable() = default;
 
-  /// Fails (file), naming `where` and the token, where a token or an id is there twice, or the id is out of range.
+  /// Fails (file), naming `where` and the token, where a token or an id appears twice, or the id is out of range.
   void add(std::string token, Index id, std::string_view where) {
     const auto who = [&] { return message(where, ": token \"", printable(token), "\""); };
     if (id < 0 || id > largest_id) raise(ErrorKind::file, who(), ": its id is ", id, ", expected 0 to ", largest_id);
     if (const auto other = ids_.find(token); other != ids_.end())
-      raise(ErrorKind::file, who(), " is there twice, with the ids ", other->second, " and ", id);
+      raise(ErrorKind::file, who(), " appears twice, with the ids ", other->second, " and ", id);
     if (const auto other = tokens_.find(id); other != tokens_.end())
       raise(ErrorKind::file, who(), ": its id ", id, " is that of \"", printable(other->second), "\" too");
     const std::string_view text = texts_.emplace_back(std::move(token));
