@@ -160,9 +160,13 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
   choice.rows = parse_indices("--rows", options.rows).resolve(run.tokens, "row");
   choice.reduction = options.reduction();
   if (!options.heads.empty()) {
+    if (of_heads.heads() == 0 && !Terms::parse(options.terms).has(Term::recurrence))
+      detail::raise(ErrorKind::value, "--heads: --terms ", options.terms, " leaves out the recurrence, which is what heads share");
     if (of_heads.heads() == 0)
-      detail::raise(ErrorKind::value,
-                    "--heads: this layer's channels do not share matrices; use --terms recurrence for one matrix a channel");
+      detail::raise(
+          ErrorKind::value,
+          "--heads: every channel of this layer has a matrix of its own, and no head shares one; leave --heads out and choose with "
+          "--channels (with --terms recurrence for the recurrence alone)");
     choice.heads = parse_indices("--heads", options.heads).resolve(of_heads.heads(), "head");
     choice.summands = of_heads.summands();
     choice.heads_only = !safetensors;
@@ -172,7 +176,8 @@ Choice choice_of(const Options& options, std::optional<Index> batch, const Run<S
       choice.heads_only = !over.empty();
       if (choice.heads_only) {
         const auto count = static_cast<Index>(choice.heads.size());
-        check_byte_limit("head maps", {count, choice.row_count(), run.tokens}, sizeof(Scalar), options.byte_limit);
+        check_byte_limit("an array of head maps", {count, choice.row_count(), run.tokens}, sizeof(Scalar), options.byte_limit,
+                         detail::fewer_heads);
         std::fprintf(stderr, "materialize: %s, and is left out; --channels 0 adds one channel's, --reduce mean their mean\n", over.c_str());
       }
     }

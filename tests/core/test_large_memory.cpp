@@ -72,7 +72,7 @@ TEST_CASE("Memory that the system does not give is an error that says so") {
       FAIL("it was allocated");
     } catch (const Error& error) {
       CHECK(error.kind() == ErrorKind::limit);
-      CHECK_THAT(error.what(), contains_text("MiB, which the system does not give; ask for fewer channels"));
+      CHECK_THAT(error.what(), contains_text("MiB, which the system could not allocate; ask for fewer channels"));
     }
   };
   fails([&] { LargeMemory<float>(huge, huge); });                       // 2^50 bytes: more than an address space has
@@ -83,13 +83,14 @@ TEST_CASE("Memory that the system does not give is an error that says so") {
   CHECK_THROWS_WITH((AttentionMatrix<float>({0}, std::vector<Index>(1 << 20), Index(1) << 30)),
                     contains_text("attention of 1048576 x 1073741824 numbers"));
   CHECK_THROWS_WITH((LargeMemory<float>((Index(1) << 38) + 300000, 1024)),
-                    "a result of 274878206944 x 1024 numbers takes 1073742996 MiB, which the system does not give; ask for fewer "
+                    "a result of 274878206944 x 1024 numbers takes 1073742996 MiB, which the system could not allocate; ask for fewer "
                     "channels, fewer rows, or a reduction over channels");  // 1073742995.875
   detail::GrowingRows<float> history;
   const float none = 0;
-  CHECK_THROWS_WITH(history.append(ConstView<float>(&none, huge, huge), 0),
-                    "the history of a stream of 33554432 x 16777216 numbers takes 2147483648 MiB, which the system does not give; keep "
-                    "fewer tokens (StreamingOptions::window)");
+  CHECK_THROWS_WITH(
+      history.append(ConstView<float>(&none, huge, huge), 0),
+      "the history of a stream of 33554432 x 16777216 numbers takes 2147483648 MiB, which the system could not allocate; keep "
+      "fewer tokens (StreamingOptions::window)");
 }
 
 TEST_CASE("A large matrix is an ordinary matrix") {

@@ -410,7 +410,8 @@ TEST_CASE("materialize: mistakes are one line, status 2, and no file", "[materia
       {with(model, {"--reduce", "none"}), "a picture has room for 16 matrices, and these are 96", "out.png"},
       // Before the work that --byte-limit would refuse.
       {with(model, {"--heads", "all", "--byte-limit", "1"}),
-       "--heads: this layer's channels do not share matrices; use --terms recurrence for one matrix a channel", "out.safetensors"},
+       "--heads: every channel of this layer has a matrix of its own, and no head shares one; leave --heads out", "out.safetensors"},
+      {with(model, {"--heads", "all", "--terms", "gate"}), "--heads: --terms gate leaves out the recurrence", "out.safetensors"},
   };
   for (const Case& mistake : cases) check_mistake("materialize", mistake.arguments, mistake.words, mistake.out);
 }
@@ -499,7 +500,10 @@ TEST_CASE("materialize: heads are written where the attention is larger than the
   }
   const std::string out = "out.safetensors";
   check_mistake("materialize", with(ask, with(small, {"--channels", "all"})), "attention of 16 x 4 numbers takes 512 bytes", out);
-  check_mistake("materialize", with(ask, {"--byte-limit", "100"}), "head maps of 1 x 4 x 4 numbers takes 128 bytes", out);
+  check_mistake(
+      "materialize", with(ask, {"--byte-limit", "100"}),
+      "an array of head maps of 1 x 4 x 4 numbers takes 128 bytes, more than the limit of 100 bytes; ask for fewer heads or fewer rows",
+      out);
 
   // .npy and .png hold the heads alone: options of the attention would do nothing.
   for (const std::string ending : {".npy", ".png"})

@@ -59,13 +59,14 @@ inline void expect_activations() noexcept {
 
 /// What takes less memory than a result that was asked for.
 constexpr std::string_view smaller_result = "ask for fewer channels, fewer rows, or a reduction over channels";
+constexpr std::string_view fewer_heads = "ask for fewer heads or fewer rows", fewer_rows = "ask for fewer rows";
 
 template <class = void>
 [[noreturn]] void raise_out_of_memory(std::string_view what, Index rows, Index columns, std::size_t bytes_each,
                                       std::string_view advice = smaller_result) {
   const double bytes = static_cast<double>(rows) * static_cast<double>(columns) * static_cast<double>(bytes_each);
-  raise(ErrorKind::limit, what, " of ", rows, " x ", columns, " numbers takes ", bytes_text(bytes), ", which the system does not give; ",
-        advice);
+  raise(ErrorKind::limit, what, " of ", rows, " x ", columns, " numbers takes ", bytes_text(bytes),
+        ", which the system could not allocate; ", advice);
 }
 
 [[nodiscard]] inline bool too_many_numbers(Index rows, Index columns, std::size_t bytes_each) {

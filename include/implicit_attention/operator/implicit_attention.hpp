@@ -157,8 +157,8 @@ AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, I
   const auto& part = parts_[static_cast<std::size_t>(summand)];
   std::vector<Index> head_list = selection.channels.resolve(heads(), "head");
   std::vector<Index> row_list = selection.rows.resolve(tokens(), "row");
-  check_byte_limit("head maps", {static_cast<Index>(head_list.size()), static_cast<Index>(row_list.size()), tokens()}, sizeof(Scalar),
-                   selection.byte_limit);
+  check_byte_limit("an array of head maps", {static_cast<Index>(head_list.size()), static_cast<Index>(row_list.size()), tokens()},
+                   sizeof(Scalar), selection.byte_limit, detail::fewer_heads);
   AttentionMatrix<Scalar> maps(std::move(head_list), std::move(row_list), tokens());
   detail::with_subnormals_as_zero(selection.executor, [&](const Executor& as_zero) {
     head_rows(*part.shared_matrix(), maps.channel_indices(), maps.row_indices(), maps.stacked(), as_zero);
@@ -169,7 +169,7 @@ AttentionMatrix<S> ImplicitAttention<S>::head_maps(const Selection& selection, I
 template <Real S>
 Matrix<S> ImplicitAttention<S>::reduce(const Reduction<Scalar>& reduction, const Selection& selection) const {
   const Index rows = static_cast<Index>(selection.rows.resolve(tokens(), "row").size());
-  check_byte_limit("reduced map", {rows, tokens()}, sizeof(Scalar), selection.byte_limit);
+  check_byte_limit("reduced map", {rows, tokens()}, sizeof(Scalar), selection.byte_limit, detail::fewer_rows);
   Matrix<Scalar> map = large_matrix<Scalar>(rows, tokens(), "reduced map");
   reduce_into(map, reduction, selection);
   return map;

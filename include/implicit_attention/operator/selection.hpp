@@ -79,11 +79,12 @@ template <class = void>
 
 }  // namespace detail
 
-/// Fails if an array of so many numbers of `bytes_each` is more than the caller allows; names the size and the ways out.
+/// Fails if an array of so many numbers of `bytes_each` is more than the caller allows; names the size and, by `advice`, the ways out.
 template <class = void>
-void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit) {
+void check_byte_limit(std::string_view what, const std::vector<Index>& shape, std::size_t bytes_each, std::size_t limit,
+                      std::string_view advice = detail::smaller_result) {
   if (const std::string over = detail::over_byte_limit(what, shape, bytes_each, limit); !over.empty())
-    detail::raise(ErrorKind::limit, over, "; ", detail::smaller_result, " (or raise byte_limit)");
+    detail::raise(ErrorKind::limit, over, "; ", advice, " (or raise byte_limit)");
 }
 
 IMPLICIT_ATTENTION_NAMESPACE_END
