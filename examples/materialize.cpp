@@ -642,7 +642,7 @@ template <Real Scalar>
 template <Real Scalar>
 void materialize_weights(const Options& options, const std::string& ending) {
   const LayerFamily<Scalar>& family = named_family<Scalar>(options.arch);
-  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(options.weights);
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(options.weights, !options.config.empty());
   const WatchedTensors<Scalar> watched(*checkpoint.source);
   const std::string prefix = weights_prefix<Scalar>(options, watched, family);
   const Configuration configuration = layer_configuration(options, checkpoint);

@@ -206,7 +206,7 @@ void refuse_not_finite(const TensorSource<Scalar>& source, const std::string& na
 }  // namespace
 template <Real Scalar>
 void refuse_weights_not_finite(const std::string& path) {
-  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path);
+  const Checkpoint<Scalar> checkpoint = open_checkpoint<Scalar>(path, true);
   for (const std::string& name : checkpoint.source->names()) refuse_not_finite(*checkpoint.source, name, false);
 }
 template <Real Scalar>

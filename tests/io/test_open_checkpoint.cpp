@@ -111,6 +111,12 @@ TEST_CASE("a folder's weights are found by the names that downloads have", "[io]
     return failure_of(folder->path());
   };
   CHECK_THAT(fails({"consolidated.safetensors", "params.json"}), contains_text("Mistral's own files"));
+  {  // Named itself, too: without params.json's n_groups it would be another model.
+    const auto folder = folder_with({"consolidated.safetensors", "params.json"});
+    CHECK_THAT(failure_of(*folder / "consolidated.safetensors"), contains_text("params.json beside consolidated.safetensors is not read"));
+    CHECK(open_checkpoint<float>(*folder / "consolidated.safetensors", true).source->has("consolidated.safetensors"));
+    CHECK(open_checkpoint<float>(folder->path(), true).weights.filename() == "consolidated.safetensors");
+  }
   CHECK_THAT(fails({"a.safetensors", "b.pth"}), contains_text("which of 2 files has the model is not clear: a.safetensors, b.pth"));
   CHECK_THAT(fails({}), contains_text("no model here"));
   CHECK_THAT(fails({"training_args.bin", "optimizer.pt"}), contains_text("no model here"));

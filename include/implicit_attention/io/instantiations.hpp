@@ -15,15 +15,15 @@
 #include <implicit_attention/io/tokenizer.hpp>
 #include <implicit_attention/io/vocabulary.hpp>
 
-#define IMPLICIT_ATTENTION_IO(TEMPLATE)                                     \
-  TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;      \
-  TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;     \
-  TEMPLATE class TableSource<float>;                                        \
-  TEMPLATE class TableSource<double>;                                       \
-  TEMPLATE class SafetensorsSource<float>;                                  \
-  TEMPLATE class SafetensorsSource<double>;                                 \
-  TEMPLATE Checkpoint<float> open_checkpoint(const std::filesystem::path&); \
-  TEMPLATE Checkpoint<double> open_checkpoint(const std::filesystem::path&);
+#define IMPLICIT_ATTENTION_IO(TEMPLATE)                                           \
+  TEMPLATE Array<float> SafetensorsFile::read(std::string_view) const;            \
+  TEMPLATE Array<double> SafetensorsFile::read(std::string_view) const;           \
+  TEMPLATE class TableSource<float>;                                              \
+  TEMPLATE class TableSource<double>;                                             \
+  TEMPLATE class SafetensorsSource<float>;                                        \
+  TEMPLATE class SafetensorsSource<double>;                                       \
+  TEMPLATE Checkpoint<float> open_checkpoint(const std::filesystem::path&, bool); \
+  TEMPLATE Checkpoint<double> open_checkpoint(const std::filesystem::path&, bool);
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN

@@ -38,9 +38,10 @@ enum class CheckpointFormat { safetensors, torch, torch_legacy, gguf, rwkv_cpp, 
 /// Opens `path`: a folder as Hugging Face lays it out (`model.safetensors` or `pytorch_model.bin`, in one or in shards), a folder with one
 /// file of weights whatever its name, or a file: safetensors, an index of shards, PyTorch's zip archive, GGUF, or rwkv.cpp's binary. Files
 /// are told by their content. config.json is read where it lies beside the weights; GGUF and rwkv.cpp have their own.
-/// Fails (ErrorKind::file), saying what was expected, and naming the candidates where there are several.
+/// Fails (ErrorKind::file), saying what was expected, and naming the candidates where there are several. So it does where config.json is
+/// missing beside Mistral's params.json, which says what shapes cannot tell and is not read, unless the caller is `configured` otherwise.
 template <Real Scalar>
-[[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path);
+[[nodiscard]] Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path, bool configured = false);
 
 IMPLICIT_ATTENTION_NAMESPACE_END
 #include <implicit_attention/core/host_macros_on.hpp>
@@ -117,10 +118,6 @@ IMPLICIT_ATTENTION_IO_BODY std::filesystem::path weights_in_folder(const std::fi
   for (const std::string_view name :
        {"model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"})
     if (is_file(folder / name)) return folder / name;
-  if (is_file(folder / "consolidated.safetensors") && is_file(folder / "params.json") && !is_file(folder / "config.json"))
-    raise(ErrorKind::file, path_text(folder),
-          ": has Mistral's own files, consolidated.safetensors and params.json; download model*.safetensors and "
-          "config.json from the same place, which Hugging Face's library reads");
   if (is_file(folder / "consolidated.safetensors")) return folder / "consolidated.safetensors";
   // Files that training leaves beside the weights, and llama.cpp's image projector, are not the model's weights.
   constexpr std::array<std::string_view, 7> others{"training_args.bin", "optimizer.bin", "optimizer.pt",     "scheduler.pt",
@@ -228,7 +225,7 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
 }  // namespace detail
 
 template <Real Scalar>
-Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
+Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path, bool configured) {
   std::error_code ignored;
   detail::check_reachable(path);
   const bool folder = std::filesystem::is_directory(path, ignored);
@@ -237,6 +234,12 @@ Checkpoint<Scalar> open_checkpoint(const std::filesystem::path& path) {
   const std::filesystem::path beside = folder ? path : path.parent_path();
   made.tokenizer = beside.empty() ? std::filesystem::path(".") : beside;
   made.configuration = Configuration(path_text(made.weights));
+  const auto lies = [&](const char* name) { return detail::is_file(made.tokenizer / name); };
+  const std::string name = path_text(made.weights.filename());
+  if (!configured && name.starts_with("consolidated") && lies("params.json") && !lies("config.json"))
+    detail::raise(ErrorKind::file, path_text(path), ": these are Mistral's own files, and params.json beside ", name,
+                  " is not read; put the model's config.json there, which its page on the Hugging Face Hub has, or download config.json "
+                  "and model*.safetensors from it");
   detail::open_weights(made.weights, made);
   const bool own = made.format == "GGUF" || made.format == "rwkv.cpp";
   if (const std::filesystem::path config = made.tokenizer / "config.json"; !own && detail::is_file(config))
