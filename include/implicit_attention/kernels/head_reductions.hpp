@@ -211,11 +211,11 @@ template <Real Scalar, class Reducer>
 class HeadReduction {
  public:
   HeadReduction(const SurroundedMatrix<Scalar>& surrounded, const FiniteColumns<Scalar>& finite, const ChannelsByHead& chosen,
-                const Reducer& join, Matrix<Scalar>& joined)
+                const Reducer& join, View<Scalar> out)
       : recurrence_(&surrounded.recurrence),
         finite_(&finite),
         chosen_(&chosen),
-        joined_(&joined),
+        out_(out),
         as_product_(HeadProductJoin<Scalar, Reducer>::fits(surrounded)),
         finite_columns_(finite.part, stretch_tokens, !as_product_),
         all_columns_(surrounded, stretch_tokens, !as_product_),
@@ -226,9 +226,15 @@ class HeadReduction {
     return HeadProductJoin<Scalar, Reducer>::fits(surrounded) ? 2 * map_block_tokens : map_block_tokens;
   }
 
-  /// Joins one head's channels to the run's rows of `joined`, (rows, padded tokens); columns that a row does not see hold anything
-  /// afterwards.
+  /// Joins one head's channels to the run's rows; columns that a row does not see hold anything afterwards. They are joined in memory with
+  /// padding, where kernels may write beyond a row's end, and stay there until finish().
   void operator()(Index head, const RowRun& run, View<Scalar> rows) {
+    if (joined_.rows() == 0) {
+      place_ = run.place;
+      joined_.resize(run.count(), rows.cols());
+      joined_.leftCols(out_.cols()) = out_.middleRows(place_, run.count());
+      joined_.rightCols(rows.cols() - out_.cols()).setZero();
+    }
     const auto join = [&](HeadColumns<Scalar>& columns, const RowRun& part, const View<Scalar>& part_rows) {
       columns.choose(chosen_->channels[static_cast<std::size_t>(head)]);
       join_run(columns, part, part_rows);
@@ -237,10 +243,15 @@ class HeadReduction {
     if (as_product_) return join(all_columns_, run, rows);
     finite_->split(finite_columns_, all_columns_, run, rows, join);
   }
+  /// After the last head of a run.
+  void finish(const RowRun& run) {
+    out_.middleRows(place_, run.count()) = joined_.leftCols(out_.cols());
+    joined_.resize(0, 0);
+  }
 
  private:
   void join_run(HeadColumns<Scalar>& columns, const RowRun& run, const View<Scalar>& rows) {
-    const View<Scalar> joined(joined_->data() + run.place * joined_->cols(), run.count(), joined_->cols());
+    const View<Scalar> joined(joined_.data() + (run.place - place_) * joined_.cols(), run.count(), joined_.cols());
     columns.scales(run.begin, run.end, scales_);
     seen_.look_up(*recurrence_, run, columns.width(), register_lanes<Scalar>);
     const JoinedRun<Scalar> of{run, rows, joined, seen_, scales_, columns};
@@ -258,7 +269,9 @@ class HeadReduction {
   const SharedMatrix<Scalar>* recurrence_;
   const FiniteColumns<Scalar>* finite_;
   const ChannelsByHead* chosen_;
-  Matrix<Scalar>* joined_;
+  View<Scalar> out_;
+  Matrix<Scalar> joined_;  // (rows of the run, padded tokens)
+  Index place_ = 0;        // of the run's first row
   bool as_product_;
   HeadColumns<Scalar> finite_columns_, all_columns_;
   HeadProductJoin<Scalar, Reducer> by_products_;
@@ -278,19 +291,15 @@ void reduced_rows(const SurroundedMatrix<Scalar>& surrounded, const std::vector<
   const Index tokens = recurrence.tokens, width = surrounded.width();
   const detail::ChannelsByHead chosen(recurrence, channels);
   out.setConstant(initial);
-  // Rows are joined in a copy with padding, where kernels may write beyond their ends, and stay there until all heads have been joined.
-  Matrix<Scalar> joined(static_cast<Index>(rows.size()), detail::padded<Scalar>(tokens, width));
-  joined.setConstant(initial);
   const detail::FiniteColumns<Scalar> finite(surrounded, channels, rows);
   using Worker = detail::HeadReduction<Scalar, Reducer>;
   detail::each_row_run(recurrence, chosen.heads, rows, width, true, Worker::rows_of_a_run(surrounded), executor,
-                       [&] { return Worker(surrounded, finite, chosen, reducer, joined); });
+                       [&] { return Worker(surrounded, finite, chosen, reducer, out); });
   const Scalar unseen = channels.empty() ? initial : reducer(initial, Scalar(0));
   for (std::size_t place = 0; place < rows.size(); ++place) {
-    const Index row = static_cast<Index>(place), begin = std::max(recurrence.first_visible(rows[place]) - width + 1, Index(0)),
-                end = recurrence.last_seen(rows[place]) + 1;
-    out.row(row).setConstant(unseen);
-    out.row(row).segment(begin, end - begin) = joined.row(row).segment(begin, end - begin);
+    const Index row = static_cast<Index>(place), begin = std::max(recurrence.first_visible(rows[place]) - width + 1, Index(0));
+    out.row(row).head(begin).setConstant(unseen);
+    out.row(row).tail(tokens - 1 - recurrence.last_seen(rows[place])).setConstant(unseen);
   }
 }
 

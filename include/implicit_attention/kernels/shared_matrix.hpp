@@ -207,7 +207,8 @@ template <Real Scalar>
 }
 
 /// Calls worker(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens),
-/// zeros in further columns up to padded(); the worker may change them. make_worker() makes one for each share of the work. Workers share
+/// zeros in further columns up to padded(); the worker may change them. worker.finish(run), if it has that, follows some heads of a run, at last
+/// all. make_worker() makes one for each share of the work. Workers share
 /// heads and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
 template <Real Scalar, class MakeWorker>
 void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, Index width,
@@ -228,6 +229,7 @@ void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& 
       maker.rows(head, together, run.begin, run.end, View<Scalar>(memory.data(), rows_at_once, matrix.tokens, columns), scratch);
       for (Index i = 0; i < together; ++i) worker(head[i], run, View<Scalar>(memory.data() + i * columns, run.count(), columns));
     }
+    if constexpr (requires { worker.finish(run); }) worker.finish(run);
   };
   const auto maker = [&](const std::vector<Index>& batch, const Executor& preparing) {
     return matrix.kernels().prepare(batch.front(), batch.back() - batch.front() + 1, rows, preparing);
