@@ -1,4 +1,5 @@
-// Errors: what was wrong, what was expected, what was found. One exception type, or a handler of the host's where it builds without exceptions.
+// Errors: what was wrong, what was expected, what was found. One exception type, or a handler of the host's where it builds without
+// exceptions.
 #pragma once
 
 #include <array>

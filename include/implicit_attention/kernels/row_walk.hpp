@@ -92,8 +92,8 @@ class SeenStates {
 template <int Width, Real Scalar>
 class LeftOutNumbers {
  public:
-  /// Whether a state that has decayed at `token` may be left out of what comes before, back to token `visible`. Only the last state's leaving
-  /// hides more than keys. Asked once a row, and of what it would hide alone: a row is walked for longer.
+  /// Whether a state that has decayed at `token` may be left out of what comes before, back to token `visible`. Only the last state's
+  /// leaving hides more than keys. Asked once a row, and of what it would hide alone: a row is walked for longer.
   [[nodiscard]] EIGEN_DONT_INLINE bool may_leave_out(const SurroundedDiagonal<Scalar>& surrounded, const SurroundedRows<Scalar>& rows,
                                                      Index visible, bool last, Index token) {
     const Index count = token - visible + 1, states = surrounded.recurrence.state;

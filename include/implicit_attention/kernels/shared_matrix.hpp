@@ -207,9 +207,9 @@ template <Real Scalar>
 }
 
 /// Calls worker(head, run, rows) for every head and every run of the wanted rows, with their rows of the head's matrix: (rows, tokens),
-/// zeros in further columns up to padded(); the worker may change them. worker.finish(run), if it has that, follows some heads of a run, at last
-/// all. make_worker() makes one for each share of the work. Workers share
-/// heads and runs, or, where `by_rows`, the runs alone: heads then come in ascending order.
+/// zeros in further columns up to padded(); the worker may change them. worker.finish(run), where there is such a function, follows each
+/// batch of a run's heads. make_worker() makes one worker for each share of the work. Workers share heads and runs, or, where `by_rows`,
+/// the runs alone: heads then come in ascending order.
 template <Real Scalar, class MakeWorker>
 void each_row_run(const SharedMatrix<Scalar>& matrix, const std::vector<Index>& heads, const std::vector<Index>& rows, Index width,
                   bool by_rows, Index rows_of_a_run, const Executor& executor, const MakeWorker& make_worker) {

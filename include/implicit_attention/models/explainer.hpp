@@ -72,9 +72,9 @@ class Explainer {
     run_.check(target);
     return detail::TokenRemovals<Scalar>(run_, options).value_without(token, target);
   }
-  /// The same for several tokens, in ascending order, each taken away alone, (tokens). A short text is run without each of several tokens side
-  /// by side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens, and
-  /// from there on without each of the block's, where layers carry states; else once for each.
+  /// The same for several tokens, in ascending order, each taken away alone, (tokens). A short text is run without each of several tokens
+  /// side by side, as documents of one sequence, where the model keeps those apart. A longer one is run once up to each block of tokens,
+  /// and from there on without each of the block's, where layers carry states; else once for each.
   [[nodiscard]] RowVector<Scalar> values_without(const std::vector<Index>& removed, const Target& target,
                                                  const MethodOptions<Scalar>& options) const;
 
