@@ -258,13 +258,13 @@ template <Real Scalar>
         capped(r.key.matrix().block(first, column, count, size), slopes.segment(first, count));
         if (seen > 0) capped(r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size), past_slopes);
       }
-      const ConstView<Scalar> own_slopes(slopes.data() + first, 1, count), own_weights(own.data() + first, 1, count);
+      const ConstView<Scalar> seen_slopes(slopes.data() + first, 1, count), seen_weights(own.data() + first, 1, count);
       View<Scalar> query_gradient(&gradient.query(row, head * size), 1, size);
-      detail::set_product(query_gradient, own_slopes, r.key.matrix().block(first, column, count, size));
+      detail::set_product(query_gradient, seen_slopes, r.key.matrix().block(first, column, count, size));
       if (seen > 0)
         detail::add_product(query_gradient, past_slopes, r.past_key.matrix().block(r.past_key.rows() - seen, column, seen, size));
-      detail::add_product(key_by_head.block(first, head * size, count, size), own_slopes, query, detail::Transposed::left);
-      detail::add_product(gradient.input.block(first, head * values, count, values), own_weights, weight, detail::Transposed::left);
+      detail::add_product(key_by_head.block(first, head * size, count, size), seen_slopes, query, detail::Transposed::left);
+      detail::add_product(gradient.input.block(first, head * values, count, values), seen_weights, weight, detail::Transposed::left);
     }
   });
   gradient.key = Matrix<Scalar>::Zero(tokens, r.key_heads * size);

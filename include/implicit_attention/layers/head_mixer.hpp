@@ -67,20 +67,20 @@ struct HeadMixerActivations {
   Array<S> key;         ///< (L, H K); HGRN: 1 - f, (L, E)
   Array<S> log_decay;   ///< (L, H K); RetNet: (L or 1, H or H K); HGRN: (L, E)
   Array<S> o;           ///< (L, E): what the recurrence gives, rows divided, before the norm
-  Array<S> row_scale;   ///< (L, H): what rows are divided by before the norm, inverted; empty in most layers
+  Array<S> normalizer;  ///< (L, H): what rows are divided by before the norm, inverted; empty in most layers
   Array<S> gate_input;  ///< (L, E): before silu
   Array<S> y;           ///< (L, E): output before the output projection
   Array<S> out;         ///< (L, D)
   HeadMixerState<S> initial, final;
-  MadeFrom<S> c_from = {};          ///< what run() made c from; it is made again where that is another
-  MadeFrom<S> row_scale_from = {};  ///< what run() made row_scale from
+  MadeFrom<S> c_from = {};           ///< what run() made c from; it is made again where that is another
+  MadeFrom<S> normalizer_from = {};  ///< what run() made normalizer from
 };
 
 /// y = silu(g) norm(R content), content = silu(Conv x) or less. `Derived` gives the recurrence:
 ///
-///     Value mix(MixerInput, Activations&)   o = R content, and what it is made of into query, key, log_decay (and row_scale)
+///     Value mix(MixerInput, Activations&)   o = R content, and what it is made of into query, key, log_decay (and normalizer)
 ///     bool activated()                      whether the content goes through SiLU
-///     bool divides_rows()                   whether mix fills row_scale; false by default
+///     bool divides_rows()                   whether mix fills normalizer; false by default
 ///     bool decays_of_data                   a constant: log_decay depends on the input, not on weights alone; true by default
 ///
 /// and, where it is not one matrix a head with a diagonal transition, check_recurrence and recurrence of its own.
@@ -222,7 +222,7 @@ LayerRun<Derived> HeadMixer<Derived, S>::run(const Value<Scalar>& u, RunContext<
   act.final.position = detail::position_behind(Derived::layer_name, act.initial.position, u.rows());
   const Value<S> o = self().mix(in, act);
   act.o = o.numbers;
-  act.row_scale_from = {act.row_scale, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}}};
+  act.normalizer_from = {act.normalizer, {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}}};
   Value<S> y = normalize(norm_, o);
   if (!common_.g_proj_weight.empty()) {
     const Value<S> gate_input = linear(u, common_.g_proj_weight);

@@ -14,7 +14,7 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   const Index tokens = detail::tokens_of<Scalar>(terms, {{Term::recurrence, &act.query},
                                                          {Term::recurrence, &act.key},
                                                          {Term::normalization, &act.o},
-                                                         {Term::normalization, &act.row_scale},
+                                                         {Term::normalization, &act.normalizer},
                                                          {Term::gate, &act.gate_input},
                                                          {Term::activation, &act.c},
                                                          {Term::activation, &act.x}});
@@ -41,11 +41,11 @@ UnifiedForm<S> HeadMixer<Derived, S>::lower(const Activations& act, Terms terms)
   if (terms.has(Term::normalization)) {
     check("o", act.o);
     Matrix<S> scale = norm_.held_scale(norm_.statistics(*act.o));
-    if (self().divides_rows() || !act.row_scale.empty()) {
-      detail::check_activation(Derived::layer_name, "row_scale", act.row_scale, tokens, heads(), "(tokens, heads)");
-      act.row_scale_from.check(Derived::layer_name, "row_scale", act.row_scale,
-                               {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}});
-      scale.array() *= spread_columns<S>(*act.row_scale, channels() / heads()).array();
+    if (self().divides_rows() || !act.normalizer.empty()) {
+      detail::check_activation(Derived::layer_name, "normalizer", act.normalizer, tokens, heads(), "(tokens, heads)");
+      act.normalizer_from.check(Derived::layer_name, "normalizer", act.normalizer,
+                                {{"query", &act.query}, {"key", &act.key}, {"log_decay", &act.log_decay}});
+      scale.array() *= spread_columns<S>(*act.normalizer, channels() / heads()).array();
     }
     form.normalization = std::move(scale);
   }

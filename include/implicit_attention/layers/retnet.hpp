@@ -99,9 +99,9 @@ Value<S> RetNet<S>::mix(const MixerInput& in, Activations& act) const {
   act.log_decay = log_decay_;
   const Value<S> o = head_recurrence(this->recurrence(act), inputs, in.content, in.state, &act.final.recurrent);
   if (!parallel_) return o;
-  const Value<S> row_scale = divisors(inputs);
-  act.row_scale = row_scale.numbers;
-  return scale(spread_heads(row_scale, this->state_columns()), o);
+  const Value<S> normalizer = divisors(inputs);
+  act.normalizer = normalizer.numbers;
+  return scale(spread_heads(normalizer, this->state_columns()), o);
 }
 
 /// 1 / (sqrt(sum_j gamma^(i-j)) clamp(sum_j |row|, 1, 5e4)), (L, H). The authors detach the second sum from the gradient; here it is exact.
