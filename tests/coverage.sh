@@ -37,7 +37,8 @@ profdata="$(llvm_tool llvm-profdata)" || die "There is no llvm-profdata (Debian:
 cov="$(llvm_tool llvm-cov)" || die "There is no llvm-cov (Debian: llvm)."
 
 build="$root/build/coverage" profiles="$root/build/coverage/profiles"
-flags="-fprofile-instr-generate -fcoverage-mapping"
+# Counters live in the mapped profile itself: a program that runs for a moment need not merge megabytes of them when it ends.
+flags="-fprofile-instr-generate -fcoverage-mapping -mllvm -runtime-counter-relocation"
 if [ "$sanitize" = yes ]; then flags+=" -g1 $(sed -n 's/.*"CMAKE_CXX_FLAGS": "\(-fsanitize=address[^"]*\)".*/\1/p' CMakePresets.json)"; fi
 have ccache && export CMAKE_CXX_COMPILER_LAUNCHER=ccache CCACHE_SLOPPINESS=pch_defines,time_macros
 cmake -S "$root" -B "$build" -D CMAKE_CXX_COMPILER=clang++ -D CMAKE_BUILD_TYPE=Release -D CMAKE_CXX_FLAGS_RELEASE=-O1 \
@@ -51,7 +52,7 @@ say "Running"
 # Others' builds count nothing here. A test that fails has run, too; it is said.
 # Where files may not grow, what counts is left out: half a file of counters would fail every later test.
 small_files='^examples/faults$|^faults/'
-(cd "$build" && LLVM_PROFILE_FILE="$profiles/%4m.profraw" ctest --output-on-failure -E "^(compile|consume)/|$small_files") || say "Some tests failed"
+(cd "$build" && LLVM_PROFILE_FILE="$profiles/%m%c.profraw" ctest --parallel "$(job_count)" --output-on-failure -E "^(compile|consume)/|$small_files") || say "Some tests failed"
 (cd "$build" && LLVM_PROFILE_FILE=/dev/null ctest --output-on-failure -R "$small_files") || say "Some tests failed"
 "$profdata" merge -sparse "$profiles"/*.profraw -o "$profiles/all.profdata"
 report_coverage "$cov" "$profiles/all.profdata" "$under" "$lines" "$build"/tests/test_* "$build"/examples/*
