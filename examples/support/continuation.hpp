@@ -20,7 +20,7 @@ namespace implicit_attention::examples {
 struct Continuation {
   std::vector<Index> ids;      ///< with the end token, where it came to one
   std::optional<Index> ended;  ///< that token
-  std::string repeated;        ///< a part of the model that hands no state on, so that the text was read again for every token; else empty
+  std::string repeated;        ///< a part of the model that returns no state, so that the text was read again for every token; else empty
 };
 
 /// Continues `prompt` by at most `count` tokens, of equal logits the first. The state is carried: after the prompt a token costs one step.

@@ -188,7 +188,7 @@ std::string explanation_text(const Explanation& explanation, const Terminal& ter
                            explanation.targets.size() == 1 ? "one token" : detail::message(explanation.targets.size(), " tokens"),
                            ended.empty() ? "" : "; " + ended, "\n") +
            (written.text.empty() ? "" : "  " + bold("\"" + visible(written.text) + "\"") + "\n");
-    if (!written.repeated.empty()) out += "(" + written.repeated + " hands no state on, so the text was read again for every token)\n";
+    if (!written.repeated.empty()) out += "(" + written.repeated + " returns no state, so the text was read again for every token)\n";
   } else {
     out += predictions_text(explanation, colours);
   }

@@ -76,7 +76,7 @@ TEST_CASE("GGUF: metadata of every type", "[io]") {
   CHECK_FALSE(file.get<bool>("absent"));
   CHECK(file.find("absent") == nullptr);
   CHECK_THAT(error_of([&] { (void)file.get<std::int64_t>("text"); })->message,
-             contains_text("metadata key text is of another type than expected"));
+             contains_text("metadata key text is a text, expected an integer"));
   CHECK_THAT(error_of([&] { (void)file.architecture(); })->message, contains_text("general.architecture is missing"));
 }
 

@@ -113,7 +113,7 @@ inline std::string error_of(const std::function<void()>& call) {
   return "no error";
 }
 
-/// A model whose layer hands no state on and does not keep documents apart: S4D's long convolution.
+/// A model whose layer returns no state and does not keep documents apart: S4D's long convolution.
 inline LanguageModel<double> long_convolution() {
   const auto random = [](Index rows, Index columns) { return Array<double>(Matrix<double>(Matrix<double>::Random(rows, columns))); };
   LanguageModelParts<double> parts;

@@ -255,7 +255,7 @@ TEST_CASE("a part without a state to hand on is named, and a later piece is refu
   const Matrix<double> logits = model.next_logits(ids, states);
   CHECK(logits == model.forward(ids).logits.bottomRows(1));
   CHECK(states.refusals() == std::vector<std::string>{"S4D"});
-  CHECK_THROWS_WITH(model.next_logits({9}, states), "Long: S4D hands no state on; the whole sequence must be run again");
+  CHECK_THROWS_WITH(model.next_logits({9}, states), "Long: S4D returns no state; the whole sequence must be run again");
   // The states of another model.
   CarriedStates others;
   const LanguageModel<double> mamba = shipped<double>("mamba"), rwkv = shipped<double>("rwkv4");

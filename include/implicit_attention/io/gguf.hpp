@@ -58,7 +58,8 @@ class GgufFile {
     if (const T* typed = std::get_if<T>(value)) return *typed;
     if constexpr (std::is_same_v<T, double>)
       if (const std::int64_t* whole = std::get_if<std::int64_t>(value)) return static_cast<double>(*whole);
-    detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is of another type than expected");
+    detail::raise(ErrorKind::file, where_, ": metadata key ", printable(key), " is ", detail::gguf_value_types[value->index()],
+                  ", expected ", detail::gguf_value_types[Value(std::in_place_type<T>).index()]);
   }
   /// A list of texts, such as `tokenizer.ggml.tokens`; null if it is absent or of another type.
   [[nodiscard]] const std::vector<std::string_view>* texts(std::string_view key) const {

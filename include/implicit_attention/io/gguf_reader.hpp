@@ -1,6 +1,7 @@
 // The bytes of a GGUF file, versions 2 and 3: its keys and the descriptions of its tensors, in their order in the file.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <optional>
@@ -26,6 +27,10 @@ using GgufValue = std::variant<bool, std::int64_t, double, std::string_view, std
                                std::vector<std::string_view>>;
 
 namespace detail {
+
+/// What errors call a value, by the type that it has in the variant.
+inline constexpr std::array<std::string_view, std::variant_size_v<GgufValue>> gguf_value_types = {
+    "a truth value", "an integer", "a number", "a text", "a list of integers", "a list of numbers", "a list of texts"};
 
 /// What a GGUF file says of one tensor.
 struct GgufTensor {

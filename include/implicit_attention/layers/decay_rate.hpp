@@ -41,7 +41,7 @@ template <Real S>
   return bounded_rate<S>(rate.matrix());
 }
 
-/// The rate A <= 0, out of A = -exp(A_log) as engines hold it, or out of A_log; exactly one of them is there. Fails (ErrorKind::value or
+/// The rate A <= 0, out of A = -exp(A_log) as engines hold it, or out of A_log; exactly one of them is given. Fails (ErrorKind::value or
 /// ErrorKind::shape) naming it.
 template <Real S>
 [[nodiscard]] Array<S> engine_rate(std::string_view who, const Array<S>& A, const Array<S>& A_log) {

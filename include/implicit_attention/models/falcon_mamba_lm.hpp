@@ -12,7 +12,7 @@ template <Real Scalar>
 [[nodiscard, gnu::cold]] LanguageModel<Scalar> load_falcon_mamba_lm(const TensorSource<Scalar>& source,
                                                                     const Configuration& configuration) {
   if (configuration.text({"model_type"}) != "falcon_mamba")
-    detail::raise(ErrorKind::value, configuration.where(), ": key model_type is not falcon_mamba, which tells that dt, B and C are normed");
+    detail::raise(ErrorKind::value, configuration.where(), ": key model_type is not falcon_mamba, which says that dt, B and C have norms");
   return detail::read_mamba_lm(source, configuration, "FalconMambaForCausalLM", true);
 }
 

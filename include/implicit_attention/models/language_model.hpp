@@ -59,7 +59,7 @@ class LanguageModel {
   /// The logits (1, vocabulary) after the last of `ids` (L), the next tokens of a sequence whose earlier tokens left `states`; what these
   /// tokens leave replaces it. A call with one token costs what a recurrence costs; softmax attention keeps its keys and values. Equal to
   /// the last row of a run over the whole sequence, to rounding. Fails (value) where the model looks at later tokens, and where an earlier
-  /// piece met a part that hands no state on (`states.refusals()`): such a model must read the sequence again.
+  /// piece met a part that returns no state (`states.refusals()`): such a model must read the sequence again.
   [[nodiscard]] Matrix<Scalar> next_logits(const std::vector<Index>& ids, CarriedStates& states,
                                            const Executor& executor = serial_executor()) const;
   /// The same from embeddings (L, D), with the logits (rows, vocabulary) at any rows of this piece; none if states alone are wanted.
@@ -186,7 +186,7 @@ Matrix<S> LanguageModel<S>::next_logits_at(const std::vector<Index>& rows, Const
   for (const Index row : rows) check_index(row, embeddings.rows(), name(), ": row");
   if (!causal()) detail::raise(ErrorKind::value, name(), ": a layer looks at later tokens, so there is no next one");
   if (states.begun() && !states.refusals().empty())
-    detail::raise(ErrorKind::value, name(), ": ", states.refusals().front(), " hands no state on; the whole sequence must be run again");
+    detail::raise(ErrorKind::value, name(), ": ", states.refusals().front(), " returns no state; the whole sequence must be run again");
   Trace<Scalar> trace(false, executor);
   Array<Scalar> residual = enter(trace.input(Array<Scalar>(Matrix<Scalar>(embeddings)))).numbers;
   std::vector<std::pair<std::string, Array<Scalar>>> shared;

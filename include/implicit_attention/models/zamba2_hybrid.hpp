@@ -49,7 +49,7 @@ class Zamba2Hybrid final : public Part<S> {
 
   [[nodiscard]] Value<S> run(const Value<S>& r, RunContext<S>& context) const override {
     const Value<S>* const embeddings = context.find("embeddings");
-    if (embeddings == nullptr) raise(ErrorKind::value, "Zamba2: a hybrid layer reads the embeddings, which nothing shared with it");
+    if (embeddings == nullptr) raise(ErrorKind::value, "Zamba2: a hybrid layer reads the embeddings, which were not shared with it");
     const Value<S> attended = w_.attention->run(normalize(w_.input_norm, join<S>({r, *embeddings})), context);
     const Value<S> f = normalize(w_.feed_forward_norm, attended);
     const Index inner = w_.down_weight.cols();
