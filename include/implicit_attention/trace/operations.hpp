@@ -69,12 +69,22 @@ template <Real S>
   });
 }
 
+namespace detail {
+template <Real S>
+struct ColumnsBack {
+  static constexpr std::string_view operation = "columns";
+  Value<S> x;
+  Index first;
+  void walk(Back<S>& back, const Matrix<S>& g) const { back.add_columns(x, first, g); }
+};
+}  // namespace detail
+
 /// Neighbouring columns of x, without a copy.
 template <Real S>
 [[nodiscard]] Value<S> columns(const Value<S>& x, Index first, Index count) {
   Array<S> part = x.numbers.middle_columns(first, count);
   if (!x.trace->records({&x})) return x.trace->constant(std::move(part));
-  return x.trace->record(std::move(part), [x, first](Back<S>& back, const Matrix<S>& g) { back.add_columns(x, first, g); });
+  return x.trace->record(std::move(part), detail::ColumnsBack<S>{x, first});
 }
 
 /// Chosen columns of x, in the order of `indices`.
