@@ -180,6 +180,15 @@ Array<Scalar> StoredTensor::view() const {
 
 namespace detail {
 
+/// Rows as columns.
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> transposed(const Array<Scalar>& array) {
+  Matrix<Scalar> turned(array.cols(), array.rows());
+  for (Index row = 0; row < array.rows(); ++row)
+    for (Index column = 0; column < array.cols(); ++column) turned(column, row) = array.row(row)[column];
+  return turned;
+}
+
 /// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number, and a
 /// weight of less than 2 MiB in float32 stays in a processor's cache, where widening it anew costs a short text more than its products.
 inline constexpr Index smallest_stored = Index(1) << 19U;

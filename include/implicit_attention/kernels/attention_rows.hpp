@@ -304,7 +304,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
   const detail::ChannelGroups groups(channel_runs(channels));
   const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
   detail::run_loop(executor, groups.count(), [&](Index group) {
-    std::vector<std::pair<Index, Index>> not_finite;  // channels and rows to be walked exactly
+    std::vector<Index> not_finite;  // rows of `out` to be walked exactly
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
       detail::walk_row(surrounded, row, groups, group, [&](const detail::RowPiece<Scalar>& piece) {
@@ -315,14 +315,15 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);
           if (finite || detail::all_finite(piece.entries(lane), piece.end - piece.first)) continue;
-          const std::pair<Index, Index> here{piece.run.place + lane, place};
+          const Index here = (piece.run.place + lane) * row_count + place;
           if (std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end()) not_finite.push_back(here);
         }
       });
     }
     writer.finish();
-    for (const auto& [c, place] : not_finite)
-      plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)], target(c, place));
+    for (const Index here : not_finite)
+      plain_row(surrounded, channels[static_cast<std::size_t>(here / row_count)], rows[static_cast<std::size_t>(here % row_count)],
+                target(0, here));
   });
 }
 

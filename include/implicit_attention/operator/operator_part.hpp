@@ -100,7 +100,7 @@ class OperatorPart {
     surrounded.gate = product(form_->gate, form_->normalization);
     surrounded.skip = form_->skip;
     surrounded.activation = form_->activation;
-    if (!form_->convolution.empty()) surrounded.taps = Matrix<Scalar>(form_->convolution.matrix().transpose());
+    if (!form_->convolution.empty()) surrounded.taps = transposed(form_->convolution);
     surrounded.convolution_starts = form_->convolution_starts;
     surrounded.column_weights = form_->input_scale;
   }
@@ -121,7 +121,11 @@ class OperatorPart {
   [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b) {
     if (a.empty()) return b;
     if (b.empty()) return a;
-    return large_matrix(a.matrix().cwiseProduct(b.matrix()));
+    Matrix<Scalar> both = large_matrix<Scalar>(a.rows(), a.cols(), "an activation");
+    for (Index row = 0; row < a.rows(); ++row)
+      Numbers<Scalar>(both.data() + row * a.cols(), a.cols()) =
+          ConstNumbers<Scalar>(a.row(row), a.cols()) * ConstNumbers<Scalar>(b.row(row), a.cols());
+    return both;
   }
 
   void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,

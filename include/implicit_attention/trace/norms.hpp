@@ -92,8 +92,9 @@ class Norm {
 template <Real Scalar>
 Norm<Scalar> Norm<Scalar>::rms(const Array<Scalar>& weight, double eps, bool one_plus, Index groups) {
   Norm norm;
-  norm.weight_ = weight.matrix().row(0);
-  if (one_plus) norm.weight_.array() += Scalar(1);
+  norm.weight_ = detail::row_of(weight, 0);
+  detail::Numbers<Scalar> numbers(norm.weight_.data(), norm.weight_.size());
+  if (one_plus) numbers = numbers + Scalar(1);
   norm.eps_ = static_cast<Scalar>(eps);
   norm.groups_ = groups;
   return norm;
@@ -109,7 +110,7 @@ Norm<Scalar> Norm<Scalar>::layer(const Array<Scalar>& weight, const Array<Scalar
   Norm norm = rms(weight, eps, false, groups);
   if (!bias.empty()) {
     check_vector("LayerNorm", "bias", bias, norm.width(), "width");
-    norm.bias_ = bias.matrix().row(0);
+    norm.bias_ = detail::row_of(bias, 0);
   }
   norm.centred_ = true;
   return norm;
