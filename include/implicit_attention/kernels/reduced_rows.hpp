@@ -27,7 +27,7 @@ class JoinedRows {
   /// make up for channels), few enough for the cache.
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
-  JoinedRows(const BlockPlan<Scalar>& plan, const JoinTargets<Scalar>& targets, const std::vector<bool>& needed, const Reducer& join,
+  JoinedRows(const BlockPlan<Scalar>& plan, const JoinTargets<Scalar>& targets, const std::vector<Index>& needed, const Reducer& join,
              Scalar initial)
       : plan_(&plan),
         targets_(&targets),
@@ -57,7 +57,7 @@ class JoinedRows {
       std::vector<ChannelTile<Scalar>> tiles = loaded_tiles();
       FarScratch scratch(*this, tiles.size());
       for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block) {
-        if (!(*needed_)[static_cast<std::size_t>(block)]) continue;
+        if ((*needed_)[static_cast<std::size_t>(block)] == 0) continue;
         BlockState& state = at(block);
         state.place = free_place();
         join_near(tiles, block);
@@ -215,7 +215,7 @@ class JoinedRows {
 
   const BlockPlan<Scalar>* plan_;
   const JoinTargets<Scalar>* targets_;
-  const std::vector<bool>* needed_;
+  const std::vector<Index>* needed_;
   Reducer join_;
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
@@ -237,7 +237,7 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   const JoinTargets<Scalar> targets(plan, wanted, rows, out, initial);
   const Index channel_count = static_cast<Index>(channels.size());
   using Joined = JoinedRows<Scalar, Reducer>;
-  const std::vector<bool> needed = wanted.needed(plan);
+  const std::vector<Index> needed = wanted.needed(plan);
   Joined joined(plan, targets, needed, join, initial);
   const Index together = Joined::channels_together(plan.surrounded().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)

@@ -113,9 +113,10 @@ class ImplicitAttention {
 template <Real S>
 ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::make_shared<const UnifiedForm<Scalar>>(std::move(form))) {
   form_->check();
-  const auto add = [&](const UnifiedForm<Scalar>& part) { parts_.emplace_back(std::shared_ptr<const UnifiedForm<Scalar>>(form_, &part)); };
-  add(*form_);
-  for (const UnifiedForm<Scalar>& added : form_->more) add(added);
+  parts_ = std::vector<detail::OperatorPart<Scalar>>(1 + form_->more.size());
+  parts_.front().set(form_);
+  for (std::size_t part = 1; part < parts_.size(); ++part)
+    parts_[part].set(std::shared_ptr<const UnifiedForm<Scalar>>(form_, &form_->more[part - 1]));
 }
 
 template <Real S>

@@ -22,8 +22,11 @@ namespace detail {
 template <Real Scalar>
 class OperatorPart {
  public:
-  explicit OperatorPart(std::shared_ptr<const UnifiedForm<Scalar>> form)
-      : form_(std::move(form)), surrounded_(form_->recurrence.kernels().bare()) {
+  /// Of no form yet.
+  OperatorPart() = default;
+  void set(std::shared_ptr<const UnifiedForm<Scalar>> form) {
+    form_ = std::move(form);
+    form_->recurrence.kernels().set_bare(surrounded_);
     if (surrounded_.diagonal) surround(*surrounded_.diagonal);
     if (surrounded_.matrix) surround(*surrounded_.matrix);
   }

@@ -47,8 +47,8 @@ template <Real Scalar>
 struct RecurrenceKernels {
   virtual ~RecurrenceKernels() = default;
   virtual void check() const = 0;
-  /// The recurrence with nothing around it.
-  [[nodiscard]] virtual AnySurrounded<Scalar> bare() const = 0;
+  /// Sets the recurrence with nothing around it.
+  virtual void set_bare(AnySurrounded<Scalar>& surrounded) const = 0;
   virtual void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) const = 0;
   virtual void scan(const AnySurrounded<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
@@ -62,11 +62,7 @@ struct RecurrenceKernelsOf final : RecurrenceKernels<typename Of::ScalarType> {
   explicit RecurrenceKernelsOf(Of&& of) : recurrence(std::move(of)) {}
 
   void check() const override { recurrence.check(); }
-  [[nodiscard]] AnySurrounded<Scalar> bare() const override {
-    AnySurrounded<Scalar> surrounded;
-    surrounded.template emplace<Form>().recurrence = recurrence;
-    return surrounded;
-  }
+  void set_bare(AnySurrounded<Scalar>& surrounded) const override { surrounded.template emplace<Form>().recurrence = recurrence; }
   void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
             const Executor& executor) const override {
     attention_rows(surrounded.template as<Form>(), channels, rows, out, executor);
@@ -132,9 +128,9 @@ class Recurrence {
   template <class Of>
   Recurrence(RecurrenceKind kind, Of&& recurrence) : kind_(kind), tokens_(recurrence.tokens), channels_(recurrence.channels) {
     if constexpr (requires { recurrence.causal; }) causal_ = recurrence.causal;
-    auto kernels = std::make_shared<const detail::RecurrenceKernelsOf<Of>>(std::forward<Of>(recurrence));
+    const auto* const kernels = new detail::RecurrenceKernelsOf<Of>(std::forward<Of>(recurrence));
+    kernels_.reset(kernels);
     recurrence_ = &kernels->recurrence;
-    kernels_ = std::move(kernels);
   }
   template <class Of>
   [[nodiscard]] const Of* as(RecurrenceKind kind) const {
