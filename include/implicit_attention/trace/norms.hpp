@@ -79,9 +79,8 @@ class Norm {
     if (scale == Scalar(0) && !detail::all_finite(numbers.data(), numbers.size())) return {mean, std::numeric_limits<Scalar>::quiet_NaN()};
     return {mean, scale};
   }
-  /// r to u, given statistics(token, group, numbers of r).
-  template <class StatisticsOf>
-  [[nodiscard]] Matrix<Scalar> normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const;
+  /// r to u, given r's statistics where they are known, else null.
+  [[nodiscard]] Matrix<Scalar> normalized(ConstView<Scalar> r, const Statistics* known, const Executor& executor) const;
 
   RowVector<Scalar> weight_, bias_;
   Scalar eps_ = 0;
@@ -141,13 +140,13 @@ typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, 
 }
 
 template <Real Scalar>
-template <class StatisticsOf>
-Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const {
+Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Statistics* known, const Executor& executor) const {
   return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index first, Index count) {
     for (Index row = 0; row < count; ++row)
       each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
         const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(first + row, column), weight.size());
-        const MeanAndScale by = statistics(first + row, group, numbers);
+        const MeanAndScale by =
+            known == nullptr ? statistics_of(numbers) : MeanAndScale{known->mean(first + row, group), known->scale(first + row, group)};
         detail::Numbers<Scalar> out(&u.coeffRef(row, column), weight.size());
         if (bias_.size() == 0)
           out = (by.scale * (numbers - by.mean)) * weight;
@@ -159,14 +158,12 @@ Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Executor& exe
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
-  return normalized(r, executor, [&](Index token, Index group, const detail::ConstNumbers<Scalar>&) {
-    return MeanAndScale{s.mean(token, group), s.scale(token, group)};
-  });
+  return normalized(r, &s, executor);
 }
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::operator()(ConstView<Scalar> r, const Executor& executor) const {
-  return normalized(r, executor, [&](Index, Index, const detail::ConstNumbers<Scalar>& numbers) { return statistics_of(numbers); });
+  return normalized(r, nullptr, executor);
 }
 
 template <Real Scalar>
