@@ -80,9 +80,9 @@ class Array {
     Array array;
     array.rows_ = stored.rows;
     array.columns_ = array.row_stride_ = stored.columns;
-    const auto numbers = std::make_shared<const detail::StoredNumbers<Scalar>>(std::move(stored));
-    array.stored_ = numbers.get();
-    array.keep_alive_ = numbers;
+    const auto* const numbers = new detail::StoredNumbers<Scalar>(std::move(stored));
+    array.keep_alive_.reset(numbers);
+    array.stored_ = numbers;
     return array;
   }
 

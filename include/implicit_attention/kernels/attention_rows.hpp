@@ -265,7 +265,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
   if (wanted.any_block) {
-    const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
+    const std::vector<Index> spoilt = detail::first_spoilt_tokens(surrounded, channels);
     const SurroundedDiagonal<Scalar> finite = spoilt.empty() ? surrounded : detail::finite_part(surrounded);
     const detail::BlockPlan<Scalar> plan(finite);
     const std::vector<Index> needed = wanted.needed(plan);
@@ -293,8 +293,8 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           }
       }
     });
-    detail::run_loop(executor, static_cast<Index>(spoilt.size()), [&](Index index) {
-      const auto [c, first] = spoilt[static_cast<std::size_t>(index)];
+    detail::run_loop(executor, static_cast<Index>(spoilt.size()), [&](Index c) {
+      const Index first = spoilt[static_cast<std::size_t>(c)];
       for (const std::vector<Index>& block : wanted.places)
         for (const Index place : block)
           if (const Index row = rows[static_cast<std::size_t>(place)]; row >= first)

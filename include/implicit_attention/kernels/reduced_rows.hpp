@@ -256,12 +256,11 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
 /// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are joined over all channels,
 /// with finite numbers in place of those; from it on, these channels' rows come from the plain walk and are joined to the others'.
 template <Real Scalar, class Reducer>
-void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
+void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<Index>& spoilt,
                    const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, const Executor& executor,
                    const Reducer& join, Scalar initial) {
   const SurroundedDiagonal<Scalar>& surrounded = plan.surrounded();
-  Index first = surrounded.recurrence.tokens;
-  for (const SpoiltChannel& channel : spoilt) first = std::min(first, channel.first);
+  const Index tokens = surrounded.recurrence.tokens, first = *std::min_element(spoilt.begin(), spoilt.end());
   const auto row_at = [&](Index place) { return rows[static_cast<std::size_t>(place)]; };
   RowsByBlock before = wanted, after = wanted;
   for (std::vector<Index>& places : before.places) std::erase_if(places, [&](Index place) { return row_at(place) >= first; });
@@ -274,15 +273,13 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     reduce_blocks(BlockPlan<Scalar>(finite), channels, before, rows, out, executor, join, initial);
   }
   if (!any(after)) return;
-  std::vector<Index> others = channels;
-  for (std::size_t left = spoilt.size(); left > 0; --left) others.erase(others.begin() + spoilt[left - 1].place);
+  std::vector<Index> others, plain;  // channels
+  for (std::size_t place = 0; place < channels.size(); ++place) (spoilt[place] < tokens ? plain : others).push_back(channels[place]);
   reduce_blocks(plan, others, after, rows, out, executor, join, initial);
   for (const std::vector<Index>& places : after.places)
     detail::run_loop(executor, static_cast<Index>(places.size()), [&](Index index) {
       const Index place = places[static_cast<std::size_t>(index)];
-      for (const SpoiltChannel& channel : spoilt)
-        join_plain_row(surrounded, channels[static_cast<std::size_t>(channel.place)], row_at(place), out.data() + place * out.outerStride(),
-                       join);
+      for (const Index channel : plain) join_plain_row(surrounded, channel, row_at(place), out.data() + place * out.outerStride(), join);
     });
 }
 
@@ -316,7 +313,7 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
   const detail::BlockPlan<Scalar> plan(surrounded);
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) {
-    const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
+    const std::vector<Index> spoilt = detail::first_spoilt_tokens(surrounded, channels);
     if (spoilt.empty())
       detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
     else

@@ -111,7 +111,7 @@ class ImplicitAttention {
 };
 
 template <Real S>
-ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::make_shared<const UnifiedForm<Scalar>>(std::move(form))) {
+ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(new UnifiedForm<Scalar>(std::move(form))) {
   form_->check();
   parts_ = std::vector<detail::OperatorPart<Scalar>>(1 + form_->more.size());
   parts_.front().set(form_);
