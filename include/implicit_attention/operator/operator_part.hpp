@@ -27,8 +27,7 @@ class OperatorPart {
   void set(std::shared_ptr<const UnifiedForm<Scalar>> form) {
     form_ = std::move(form);
     form_->recurrence.kernels().set_bare(surrounded_);
-    if (surrounded_.diagonal) surround(*surrounded_.diagonal);
-    if (surrounded_.matrix) surround(*surrounded_.matrix);
+    surrounded_.by_heads ? surround(surrounded_.matrix) : surround(surrounded_.diagonal);
   }
 
   [[nodiscard]] const UnifiedForm<Scalar>& form() const { return *form_; }
@@ -37,7 +36,9 @@ class OperatorPart {
   [[nodiscard]] bool causal() const { return form_->reversed ? tokens() == 1 : form_->recurrence.causal(); }
 
   /// The matrix that a head's channels share; null where every channel has one of its own.
-  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const { return surrounded_.matrix ? &surrounded_.matrix->recurrence : nullptr; }
+  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const {
+    return surrounded_.by_heads ? &surrounded_.matrix.recurrence : nullptr;
+  }
 
   /// Rows of the chosen channels' matrices, (channels * rows, tokens).
   void rows(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
@@ -61,7 +62,7 @@ class OperatorPart {
             executor, [&](const Executor& as_zero) { reduced_rows(surrounded, channels, row_list, out, as_zero, reducer, initial); });
       });
     };
-    surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
+    surrounded_.by_heads ? reduce_rows(surrounded_.matrix) : reduce_rows(surrounded_.diagonal);
     if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
     row_weights.restore(out);  // last: what becomes subnormal is rounded once
   }
@@ -140,8 +141,8 @@ class OperatorPart {
     form_->recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
   }
   void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
-    surrounded_.diagonal ? implicit_attention::scan_transposed(*surrounded_.diagonal, g, out, executor)
-                         : implicit_attention::scan_transposed(*surrounded_.matrix, g, out, executor);
+    surrounded_.by_heads ? implicit_attention::scan_transposed(surrounded_.matrix, g, out, executor)
+                         : implicit_attention::scan_transposed(surrounded_.diagonal, g, out, executor);
   }
 
   std::shared_ptr<const UnifiedForm<Scalar>> form_;
