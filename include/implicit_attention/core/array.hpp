@@ -80,9 +80,9 @@ class Array {
     Array array;
     array.rows_ = stored.rows;
     array.columns_ = array.row_stride_ = stored.columns;
-    const auto numbers = std::make_shared<const detail::StoredNumbers<Scalar>>(std::move(stored));
-    array.stored_ = numbers.get();
-    array.keep_alive_ = numbers;
+    const auto* const numbers = new detail::StoredNumbers<Scalar>(std::move(stored));
+    array.keep_alive_.reset(numbers);
+    array.stored_ = numbers;
     return array;
   }
 
@@ -179,6 +179,15 @@ Array<Scalar> StoredTensor::view() const {
 }
 
 namespace detail {
+
+/// Rows as columns.
+template <Real Scalar>
+[[nodiscard]] Array<Scalar> transposed(const Array<Scalar>& array) {
+  Matrix<Scalar> turned(array.cols(), array.rows());
+  for (Index row = 0; row < array.rows(); ++row)
+    for (Index column = 0; column < array.cols(); ++column) turned(column, row) = array.row(row)[column];
+  return turned;
+}
 
 /// Below this many numbers a tensor in storage is widened when it is read: norms, rates and convolutions are used number by number, and a
 /// weight of less than 2 MiB in float32 stays in a processor's cache, where widening it anew costs a short text more than its products.

@@ -109,7 +109,8 @@ void set_changed(View<Scalar> to, ConstView<Scalar> from, const Function& functi
   const Index high = std::max<Index>(1, cached_panel / std::max<Index>(1, to.cols()));
   for (Index first = 0; first < to.rows(); first += high) {
     View<Scalar> rows(to.data() + first * to.cols(), std::min(high, to.rows() - first), to.cols());
-    if (to.data() != from.data()) rows = from.middleRows(first, rows.rows());
+    for (Index row = 0; row < rows.rows() && to.data() != from.data(); ++row)
+      std::copy_n(from.data() + (first + row) * from.outerStride(), rows.cols(), rows.data() + row * rows.cols());
     function(Numbers<Scalar>(rows.data(), rows.size()));
   }
 }
@@ -147,8 +148,11 @@ template <class Derived>
 /// would hide it.
 template <class Derived>
 [[nodiscard]] Matrix<typename Derived::Scalar> silu_scale(const Eigen::MatrixBase<Derived>& x) {
-  Matrix<typename Derived::Scalar> scale = sigmoid(x);
-  if (!detail::all_finite(x)) scale += x * typename Derived::Scalar(0);
+  using Scalar = typename Derived::Scalar;
+  Matrix<Scalar> scale = sigmoid(x);
+  if (detail::all_finite(x)) return scale;
+  const Matrix<Scalar> numbers = x;
+  detail::Numbers<Scalar>(scale.data(), scale.size()) += detail::ConstNumbers<Scalar>(numbers.data(), numbers.size()) * Scalar(0);
   return scale;
 }
 

@@ -25,11 +25,11 @@ struct StoredTensor {
   const std::byte* data = nullptr;  ///< the first number of row 0; at any alignment
   std::size_t row_bytes = 0;
   Index column_stride = 1;
-  std::shared_ptr<const std::vector<const std::byte*>> row_starts;  ///< one a row; null where rows are evenly spaced
-  std::shared_ptr<const void> keep_alive;                           ///< what the bytes belong to, a mapped file say
+  std::shared_ptr<const std::byte* const> row_starts;  ///< the first of one a row; null where rows are evenly spaced
+  std::shared_ptr<const void> keep_alive;              ///< what the bytes belong to, a mapped file say
 
   [[nodiscard]] const std::byte* row(Index i) const {
-    return row_starts ? (*row_starts)[static_cast<std::size_t>(i)] : data + static_cast<std::size_t>(i) * row_bytes;
+    return row_starts ? row_starts.get()[i] : data + static_cast<std::size_t>(i) * row_bytes;
   }
   /// Whether `widen_row` reads the type.
   [[nodiscard]] bool readable() const { return detail::readable(dtype) || detail::in_blocks(dtype); }
@@ -84,14 +84,18 @@ template <class = void>
 /// Rows `first` to `first + count`.
 template <class = void>
 [[nodiscard]] StoredTensor some_rows(StoredTensor stored, Index first, Index count) {
-  if (stored.row_starts) {
-    const auto begin = stored.row_starts->begin() + static_cast<std::ptrdiff_t>(first);
-    stored.row_starts = std::make_shared<const std::vector<const std::byte*>>(begin, begin + static_cast<std::ptrdiff_t>(count));
-  } else {
+  if (stored.row_starts)
+    stored.row_starts = {stored.row_starts, stored.row_starts.get() + first};
+  else
     stored.data += static_cast<std::size_t>(first) * stored.row_bytes;
-  }
   stored.rows = count;
   return stored;
+}
+
+template <class = void>
+[[nodiscard]] std::shared_ptr<const std::byte* const> shared_row_starts(std::vector<const std::byte*> starts) {
+  const auto owner = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
+  return {owner, owner->data()};
 }
 
 /// Row i of the result is row `from(i)`.
@@ -102,7 +106,7 @@ template <class From>
   for (Index i = 0; i < count; ++i) starts.push_back(stored.row(from(i)));
   StoredTensor picked = stored;
   picked.rows = count;
-  picked.row_starts = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
+  picked.row_starts = shared_row_starts(std::move(starts));
   return picked;
 }
 

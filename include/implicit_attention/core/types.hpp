@@ -1,6 +1,7 @@
 // Scalar and matrix aliases. Row-major, tokens first: `(tokens, channels)`, as engines and numpy store.
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <type_traits>
@@ -97,6 +98,11 @@ class View : public Eigen::Map<Matrix<Scalar>, 0, Eigen::OuterStride<>> {
   View(const View&) = default;
   View& operator=(const View& other) {
     Base::operator=(other);
+    return *this;
+  }
+  /// As Eigen's, which is an expression to be instantiated.
+  View& setZero() {
+    for (Index row = 0; row < this->rows(); ++row) std::fill_n(this->data() + row * this->outerStride(), this->cols(), Scalar(0));
     return *this;
   }
   View(Scalar* data, Index rows, Index columns) : Base(data, rows, columns, Eigen::OuterStride<>(columns)) {}

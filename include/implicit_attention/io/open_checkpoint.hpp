@@ -97,7 +97,7 @@ IMPLICIT_ATTENTION_IO_BODY CheckpointFormat checkpoint_format(std::string_view b
 
 /// The tensors of PyTorch shards under an index (`pytorch_model.bin.index.json`): those that it lists, each from its file.
 [[nodiscard]] inline TensorTable read_pytorch_index(const std::filesystem::path& index,
-                                                    const std::map<std::string, std::string>& shard_of) {
+                                                    const std::map<std::string, std::string, std::less<>>& shard_of) {
   TensorTable whole;
   whole.where = path_text(index);
   std::map<std::string, TensorTable> opened;
@@ -195,7 +195,7 @@ void open_weights(const std::filesystem::path& path, Checkpoint<Scalar>& made) {
       made.format = "safetensors";
       return;
     case CheckpointFormat::index: {
-      const std::map<std::string, std::string> shards = read_shard_index(path);
+      const std::map<std::string, std::string, std::less<>> shards = read_shard_index(path);
       if (!shards.empty() &&
           checkpoint_format(MappedFile::open(path.parent_path() / shards.begin()->second)->text()) == CheckpointFormat::torch) {
         made.source = std::make_shared<TableSource<Scalar>>(read_pytorch_index(path, shards));

@@ -61,7 +61,7 @@ class SafetensorsFile {
 namespace detail {
 
 /// Which file of a checkpoint in shards has which tensor, by its index (`model.safetensors.index.json`, `pytorch_model.bin.index.json`).
-[[nodiscard]] std::map<std::string, std::string> read_shard_index(const std::filesystem::path& index);
+[[nodiscard]] std::map<std::string, std::string, std::less<>> read_shard_index(const std::filesystem::path& index);
 
 }  // namespace detail
 
@@ -178,13 +178,13 @@ Array<Scalar> SafetensorsFile::read(std::string_view name) const {
   return detail::stored_array<Scalar>(from);
 }
 
-IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string> detail::read_shard_index(const std::filesystem::path& index) {
+IMPLICIT_ATTENTION_IO_BODY std::map<std::string, std::string, std::less<>> detail::read_shard_index(const std::filesystem::path& index) {
   const JsonDocument read = read_json_object(index);
   const Json& document = read;
   const auto map = document.find("weight_map");
   if (map == document.end() || !map->is_object())
     detail::raise(ErrorKind::file, path_text(index), ": expected an object weight_map, from tensor names to shard files");
-  std::map<std::string, std::string> shard_of;
+  std::map<std::string, std::string, std::less<>> shard_of;
   for (const auto& [name, value] : map->items()) {
     const std::string who = detail::message(path_text(index), ": tensor ", printable(name));
     if (!value.is_string()) detail::raise(ErrorKind::file, who, ": its shard is ", json_text(value), ", expected a file name");
@@ -232,7 +232,7 @@ IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_file(const std::file
 }
 
 IMPLICIT_ATTENTION_IO_BODY void SafetensorsCheckpoint::open_shards(const std::filesystem::path& index) {
-  std::map<std::string, std::size_t> opened;
+  std::map<std::string, std::size_t, std::less<>> opened;
   for (const auto& [name, shard] : detail::read_shard_index(index)) {
     const auto [position, fresh] = opened.emplace(shard, files_.size());
     if (fresh) files_.emplace_back(index.parent_path() / shard);

@@ -135,7 +135,7 @@ void read_part(const CheckpointTensor::Part& part, Index columns, Scalar* to) {
   }
   StoredTensor joined = first;
   joined.rows = rows;
-  joined.row_starts = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
+  joined.row_starts = shared_row_starts(std::move(starts));
   joined.keep_alive = std::make_shared<const std::vector<std::shared_ptr<const void>>>(std::move(owners));
   return joined;
 }

@@ -130,7 +130,7 @@ inline void place_torch_rows(const std::vector<Index>& shape, const std::vector<
       at[axis] = 0;
     }
   }
-  stored.row_starts = std::make_shared<const std::vector<const std::byte*>>(std::move(starts));
+  stored.row_starts = shared_row_starts(std::move(starts));
 }
 
 /// Makes tensors of what the pickle says of them: storage, first number, shape and strides, all checked against the storage's bytes.

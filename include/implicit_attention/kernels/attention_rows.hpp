@@ -48,14 +48,14 @@ struct RowsByBlock {
 
   [[nodiscard]] bool wanted(Index block) const { return !places[static_cast<std::size_t>(block)].empty(); }
 
-  /// Whether each block, or a later one of its document, is wanted: its keys are needed then.
+  /// 1 for each block that is wanted, or a later one of whose document is: its keys are needed then; 0 for the others.
   template <Real Scalar>
-  [[nodiscard]] std::vector<bool> needed(const BlockPlan<Scalar>& plan) const {
-    std::vector<bool> needed(places.size());
+  [[nodiscard]] std::vector<Index> needed(const BlockPlan<Scalar>& plan) const {
+    std::vector<Index> needed(places.size(), 0);
     for (std::size_t index = places.size(); index-- > 0;) {
       const bool later =
-          index + 1 < places.size() && needed[index + 1] && plan.blocks()[index + 1].document == plan.blocks()[index].document;
-      needed[index] = later || !places[index].empty();
+          index + 1 < places.size() && needed[index + 1] != 0 && plan.blocks()[index + 1].document == plan.blocks()[index].document;
+      if (later || !places[index].empty()) needed[index] = 1;
     }
     return needed;
   }
@@ -120,21 +120,23 @@ class TileRows {
         tile_(plan),
         factors_(blocks_, 1, width, state_, false),
         decays_between_(blocks_, state_),
-        steps_(plan.blocks().size()),
+        steps_(blocks_),
         near_stride_(tile_.entry_stride()),
         near_channel_(block_strips * strip_tokens * near_stride_ + width),
-        near_(RowVector<Scalar>::Zero(width * near_channel_)),
+        near_(width * near_channel_),
         piece_stride_((blocks_in_a_piece + 1) * IMPLICIT_ATTENTION_BLOCK_TOKENS + near_stride_ + RowWriter<Scalar>::line),
-        piece_(RowVector<Scalar>::Zero(strip_tokens * piece_stride_)),
-        queries_(state_ * strip_tokens) {}
+        piece_(strip_tokens * piece_stride_),
+        queries_(state_ * strip_tokens) {
+    for (RowVector<Scalar>* const numbers : {&near_, &piece_}) std::fill_n(numbers->data(), numbers->size(), Scalar(0));
+  }
 
   /// The wanted blocks' rows of `count` channels; row i of block b goes to target(c, b, i), nowhere where that is null.
   template <class Target>
-  void run(const Index* channels, Index count, const std::vector<bool>& needed, const RowsByBlock& rows, const RowWriter<Scalar>& writer,
+  void run(const Index* channels, Index count, const std::vector<Index>& needed, const RowsByBlock& rows, const RowWriter<Scalar>& writer,
            const Target& target) {
     tile_.load(channels, count);
     for (Index index = 0; index < blocks_; ++index) {
-      if (!needed[static_cast<std::size_t>(index)]) continue;
+      if (needed[static_cast<std::size_t>(index)] == 0) continue;
       load(index, rows.wanted(index));
       for (Index c = 0; c < count; ++c)
         for (Index strip = 0; strip < plan_->block(index).strips(); ++strip) {
@@ -148,7 +150,7 @@ class TileRows {
  private:
   void load(Index index, bool wanted) {
     const TokenBlock& block = plan_->block(index);
-    auto& steps = steps_[static_cast<std::size_t>(index)];
+    LanesAt<Scalar, width> steps = steps_.row(index);
     steps.setZero();
     for (Index strip = 0; strip < block.strips(); ++strip) {
       tile_.compute(block.first + strip * strip_tokens, std::min(strip_tokens, block.tokens - strip * strip_tokens), block.document_first);
@@ -157,7 +159,7 @@ class TileRows {
       if (!wanted) continue;
       transpose<width>(tile_.entries(), width, strip_tokens * near_stride_, [&](Index c) { return near_row(c, strip, 0); });
     }
-    if (wanted) decays_between_.compute(tile_, block, index, [&](Index older) { return steps_[static_cast<std::size_t>(older)]; });
+    if (wanted) decays_between_.compute(tile_, block, index, [&](Index older) { return steps_.row(older); });
   }
 
   [[nodiscard]] Scalar* near_row(Index channel, Index strip, Index row) {
@@ -242,7 +244,7 @@ class TileRows {
   ChannelTile<Scalar> tile_;
   Factors<Scalar> factors_;
   BlockDecays<Scalar> decays_between_;
-  std::vector<typename ChannelTile<Scalar>::Lane> steps_;  // (blocks): sums of steps
+  LaneRows<Scalar, width> steps_;  // (blocks): sums of steps
   Index near_stride_;
   Index near_channel_;      // not a power of two: channels that are written side by side share no cache set
   RowVector<Scalar> near_;  // (channels, strips of a block, rows, near columns)
@@ -263,10 +265,10 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
   const auto target = [&](Index c, Index place) { return out.data() + (c * row_count + place) * out.outerStride(); };
 
   if (wanted.any_block) {
-    const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
+    const std::vector<Index> spoilt = detail::first_spoilt_tokens(surrounded, channels);
     const SurroundedDiagonal<Scalar> finite = spoilt.empty() ? surrounded : detail::finite_part(surrounded);
     const detail::BlockPlan<Scalar> plan(finite);
-    const std::vector<bool> needed = wanted.needed(plan);
+    const std::vector<Index> needed = wanted.needed(plan);
     // Where each row of a block goes, -1 for nowhere; a row that is asked for twice is copied.
     std::vector<Index> places(static_cast<std::size_t>(tokens), -1);
     for (const std::vector<Index>& block : wanted.places)
@@ -291,8 +293,8 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           }
       }
     });
-    detail::run_loop(executor, static_cast<Index>(spoilt.size()), [&](Index index) {
-      const auto [c, first] = spoilt[static_cast<std::size_t>(index)];
+    detail::run_loop(executor, static_cast<Index>(spoilt.size()), [&](Index c) {
+      const Index first = spoilt[static_cast<std::size_t>(c)];
       for (const std::vector<Index>& block : wanted.places)
         for (const Index place : block)
           if (const Index row = rows[static_cast<std::size_t>(place)]; row >= first)
@@ -304,7 +306,7 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
   const detail::ChannelGroups groups(channel_runs(channels));
   const detail::RowWriter<Scalar> writer(out.rows() * out.cols());
   detail::run_loop(executor, groups.count(), [&](Index group) {
-    std::vector<std::pair<Index, Index>> not_finite;  // channels and rows to be walked exactly
+    std::vector<Index> not_finite;  // rows of `out` to be walked exactly
     for (const Index place : wanted.single) {
       const Index row = rows[static_cast<std::size_t>(place)];
       detail::walk_row(surrounded, row, groups, group, [&](const detail::RowPiece<Scalar>& piece) {
@@ -315,14 +317,15 @@ void attention_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vec
           writer.copy(piece.entries(lane), piece.end - piece.first, entries + piece.first);
           writer.zeros(piece.first - piece.begin, entries + piece.begin);
           if (finite || detail::all_finite(piece.entries(lane), piece.end - piece.first)) continue;
-          const std::pair<Index, Index> here{piece.run.place + lane, place};
+          const Index here = (piece.run.place + lane) * row_count + place;
           if (std::find(not_finite.begin(), not_finite.end(), here) == not_finite.end()) not_finite.push_back(here);
         }
       });
     }
     writer.finish();
-    for (const auto& [c, place] : not_finite)
-      plain_row(surrounded, channels[static_cast<std::size_t>(c)], rows[static_cast<std::size_t>(place)], target(c, place));
+    for (const Index here : not_finite)
+      plain_row(surrounded, channels[static_cast<std::size_t>(here / row_count)], rows[static_cast<std::size_t>(here % row_count)],
+                target(0, here));
   });
 }
 

@@ -134,8 +134,7 @@ class Factors {
       const Scalar* decay = decays(channel, place + newer);
       const Index older = newer - count;
       scale_keys(keys(channel, block, 0), older, newer, factors, decay);
-      Scalar* joined = decays(channel, place + older);
-      Eigen::Map<Row>(joined, factors) *= Eigen::Map<const Row>(decay, factors);
+      Numbers<Scalar>(decays(channel, place + older), factors) *= ConstNumbers<Scalar>(decay, factors);
       newer = older;
     }
   }

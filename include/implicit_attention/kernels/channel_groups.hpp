@@ -161,12 +161,12 @@ class ChannelGroups {
                 most = eighth < 128 ? eighth : std::min<Index>(round_up(eighth, 256), 512);
     for (std::size_t index = 0; index < runs_.size(); ++index) {
       if (index == 0 || together + runs_[index].width > most) {
-        firsts_.push_back(index);
+        firsts_.push_back(static_cast<Index>(index));
         together = 0;
       }
       together += runs_[index].width;
     }
-    firsts_.push_back(runs_.size());
+    firsts_.push_back(static_cast<Index>(runs_.size()));
   }
 
   [[nodiscard]] Index count() const { return static_cast<Index>(firsts_.size()) - 1; }
@@ -180,7 +180,7 @@ class ChannelGroups {
 
  private:
   std::vector<ChannelRun> runs_;
-  std::vector<std::size_t> firsts_;  // of every group, and where the last one ends
+  std::vector<Index> firsts_;  // of every group, and where the last one ends
 };
 
 }  // namespace detail

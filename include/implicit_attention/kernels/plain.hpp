@@ -69,16 +69,12 @@ void plain_row(const Surrounded<Recurrence>& surrounded, Index channel, Index ro
 
 namespace detail {
 
-/// A channel (its place in the list) with a number among its terms that is not finite, and the first token of one.
-struct SpoiltChannel {
-  Index place, first;
-};
-
-/// These channels; an infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros of a matrix with what does
-/// not belong to them: rows before the first such token are made from the finite part, and plain_row makes these channels' rows from it on.
+/// The first token of each channel in the list that has a number among its terms that is not finite; the number of tokens where there is
+/// none, and nothing where no channel has one. An infinite step is a decay of zero, and counts as finite. The fast kernels multiply zeros
+/// of a matrix with what does not belong to them: rows before the first such token are made from the finite part, and plain_row makes these
+/// channels' rows from it on.
 template <Real Scalar>
-[[nodiscard]] std::vector<SpoiltChannel> not_finite_channels(const SurroundedDiagonal<Scalar>& surrounded,
-                                                             const std::vector<Index>& channels) {
+[[nodiscard]] std::vector<Index> first_spoilt_tokens(const SurroundedDiagonal<Scalar>& surrounded, const std::vector<Index>& channels) {
   const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
   const std::array<const Array<Scalar>*, 10> finite{
       &recurrence.rate,        &recurrence.query_scale, &recurrence.key_scale,  &recurrence.diagonal, &surrounded.gate,
@@ -107,11 +103,13 @@ template <Real Scalar>
   Index first_of_all = recurrence.tokens;
   for (const Array<Scalar>* array : shared)
     if (const auto place = first_not_finite(**array)) first_of_all = std::min(first_of_all, place->first);
-  std::vector<SpoiltChannel> spoilt;
+  std::vector<Index> spoilt(channels.size(), recurrence.tokens);
+  bool any = false;
   for (std::size_t place = 0; place < channels.size(); ++place) {
-    const Index first = std::min(first_of_all, firsts[static_cast<std::size_t>(channels[place])]);
-    if (first < recurrence.tokens) spoilt.push_back({static_cast<Index>(place), first});
+    spoilt[place] = std::min(first_of_all, firsts[static_cast<std::size_t>(channels[place])]);
+    any = any || spoilt[place] < recurrence.tokens;
   }
+  if (!any) spoilt.clear();
   return spoilt;
 }
 

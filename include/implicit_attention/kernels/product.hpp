@@ -16,14 +16,14 @@ namespace detail {
 /// Result rows that are kept in registers together.
 constexpr int register_rows = 8;
 
-/// Calls `body(r)` for the rows 0 .. register_rows - 1, unrolled whatever the optimisation level, so that rows stay in registers.
-template <class Body, std::size_t... r>
+/// Calls `body(r)` for the rows First .. register_rows - 1, unrolled whatever the optimisation level, so that rows stay in registers.
+template <std::size_t First, class Body, std::size_t... r>
 EIGEN_ALWAYS_INLINE void each_row(const Body& body, std::index_sequence<r...>) {
-  (body(r), ...);
+  (body(First + r), ...);
 }
-template <class Body>
+template <std::size_t First = 0, class Body>
 EIGEN_ALWAYS_INLINE void each_row(const Body& body) {
-  each_row(body, std::make_index_sequence<register_rows>());
+  each_row<First>(body, std::make_index_sequence<register_rows - First>());
 }
 
 /// Entries of register_rows rows and of `Columns` neighbouring columns.

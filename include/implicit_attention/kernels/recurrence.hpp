@@ -143,7 +143,7 @@ template <Real Scalar>
 struct SurroundedRows {
   using Rows = ArrayRows<Scalar>;
   SurroundedRows() = default;
-  SurroundedRows(const SurroundedDiagonal<Scalar>& surrounded, Index channel)
+  EIGEN_DONT_INLINE SurroundedRows(const SurroundedDiagonal<Scalar>& surrounded, Index channel)
       : tokens(surrounded.recurrence.tokens),
         query(surrounded.recurrence.query),
         key(surrounded.recurrence.key),

@@ -127,7 +127,7 @@ class JoinedRows {
   /// make up for channels), few enough for the cache.
   [[nodiscard]] static Index channels_together(Index state) { return (std::clamp<Index>(64 / state, 16, 64) + width - 1) / width * width; }
 
-  JoinedRows(const BlockPlan<Scalar>& plan, const JoinTargets<Scalar>& targets, const std::vector<bool>& needed, const Reducer& join,
+  JoinedRows(const BlockPlan<Scalar>& plan, const JoinTargets<Scalar>& targets, const std::vector<Index>& needed, const Reducer& join,
              Scalar initial)
       : plan_(&plan),
         targets_(&targets),
@@ -156,7 +156,7 @@ class JoinedRows {
       std::vector<ChannelTile<Scalar>> tiles = loaded_tiles(*plan_, channels_, count_);
       FarKeys<Scalar> far_keys(factors_, blocks_, state_, tiles.size(), products_.columns_together);
       for (Index block = blocks_ * run / runs; block < blocks_ * (run + 1) / runs; ++block) {
-        if (!(*needed_)[static_cast<std::size_t>(block)]) continue;
+        if ((*needed_)[static_cast<std::size_t>(block)] == 0) continue;
         progress_.take_place(block);
         join_near(tiles, block);
         progress_.set_has_keys(block);
@@ -257,7 +257,7 @@ class JoinedRows {
 
   const BlockPlan<Scalar>* plan_;
   const JoinTargets<Scalar>* targets_;
-  const std::vector<bool>* needed_;
+  const std::vector<Index>* needed_;
   Reducer join_;
   Scalar initial_;  // what an empty join gives
   Index state_, blocks_;
@@ -276,7 +276,7 @@ void reduce_blocks(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
   const JoinTargets<Scalar> targets(plan, wanted, rows, out, initial);
   const Index channel_count = static_cast<Index>(channels.size());
   using Joined = JoinedRows<Scalar, Reducer>;
-  const std::vector<bool> needed = wanted.needed(plan);
+  const std::vector<Index> needed = wanted.needed(plan);
   Joined joined(plan, targets, needed, join, initial);
   const Index together = Joined::channels_together(plan.surrounded().recurrence.state);
   for (Index first = 0; first < channel_count; first += together)
@@ -295,12 +295,11 @@ void join_plain_row(const SurroundedDiagonal<Scalar>& surrounded, Index channel,
 /// Joins blocks' rows where some channels hold numbers that are not finite. Rows before the first such number are joined over all channels,
 /// with finite numbers in place of those; from it on, these channels' rows come from the plain walk and are joined to the others'.
 template <Real Scalar, class Reducer>
-void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<SpoiltChannel>& spoilt,
+void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& channels, const std::vector<Index>& spoilt,
                    const RowsByBlock& wanted, const std::vector<Index>& rows, View<Scalar> out, const Executor& executor,
                    const Reducer& join, Scalar initial) {
   const SurroundedDiagonal<Scalar>& surrounded = plan.surrounded();
-  Index first = surrounded.recurrence.tokens;
-  for (const SpoiltChannel& channel : spoilt) first = std::min(first, channel.first);
+  const Index tokens = surrounded.recurrence.tokens, first = *std::min_element(spoilt.begin(), spoilt.end());
   const auto row_at = [&](Index place) { return rows[static_cast<std::size_t>(place)]; };
   RowsByBlock before = wanted, after = wanted;
   for (std::vector<Index>& places : before.places) std::erase_if(places, [&](Index place) { return row_at(place) >= first; });
@@ -313,15 +312,13 @@ void reduce_spoilt(const BlockPlan<Scalar>& plan, const std::vector<Index>& chan
     reduce_blocks(BlockPlan<Scalar>(finite), channels, before, rows, out, executor, join, initial);
   }
   if (!any(after)) return;
-  std::vector<Index> others = channels;
-  for (std::size_t left = spoilt.size(); left > 0; --left) others.erase(others.begin() + spoilt[left - 1].place);
+  std::vector<Index> others, plain;  // channels
+  for (std::size_t place = 0; place < channels.size(); ++place) (spoilt[place] < tokens ? plain : others).push_back(channels[place]);
   reduce_blocks(plan, others, after, rows, out, executor, join, initial);
   for (const std::vector<Index>& places : after.places)
     detail::run_loop(executor, static_cast<Index>(places.size()), [&](Index index) {
       const Index place = places[static_cast<std::size_t>(index)];
-      for (const SpoiltChannel& channel : spoilt)
-        join_plain_row(surrounded, channels[static_cast<std::size_t>(channel.place)], row_at(place), out.data() + place * out.outerStride(),
-                       join);
+      for (const Index channel : plain) join_plain_row(surrounded, channel, row_at(place), out.data() + place * out.outerStride(), join);
     });
 }
 
@@ -355,7 +352,7 @@ void reduced_rows(const SurroundedDiagonal<Scalar>& surrounded, const std::vecto
   const detail::BlockPlan<Scalar> plan(surrounded);
   const detail::RowsByBlock wanted(plan, rows);
   if (wanted.any_block) {
-    const std::vector<detail::SpoiltChannel> spoilt = detail::not_finite_channels(surrounded, channels);
+    const std::vector<Index> spoilt = detail::first_spoilt_tokens(surrounded, channels);
     if (spoilt.empty())
       detail::reduce_blocks(plan, channels, wanted, rows, out, executor, join, initial);
     else

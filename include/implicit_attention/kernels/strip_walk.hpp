@@ -136,12 +136,11 @@ class StripWalk {
     const Scalar* const scales = numbers(rows_.scales);
     Scalar *kept = numbers(rows_.running_keys(0) + column), *entry = numbers(rows_.entries + column);
     Tile<Scalar, width> sums;
-    each_row([&](std::size_t r) { sums[r].setZero(); });
+    each_row<First>([&](std::size_t r) { sums[r].setZero(); });
     for (Index n = 0; n < states; ++n) {
       Lane walk = Lane::Zero();
       if (begun) walk = lanes<width>(kept);
-      each_row([&](std::size_t r) {
-        if (static_cast<int>(r) < First) return;
+      each_row<First>([&](std::size_t r) {
         if constexpr (ReadsBefore) sums[r] += queries[r] * walk;
         walk *= lanes<width>(decays + r * width);
         if (static_cast<int>(r) < entering) walk += keys[r] * lanes<width>(enter + (r - First) * width);
@@ -153,11 +152,11 @@ class StripWalk {
       queries += strip_tokens;
       keys += strip_tokens;
     }
-    each_row([&](std::size_t r) {
+    IMPLICIT_ATTENTION_UNROLL
+    for (int r = 0; r < First; ++r) lanes<width>(entry + r * entry_stride).setZero();  // right of the row's token
+    each_row<First>([&](std::size_t r) {
       LanesAt<Scalar, width> sum = lanes<width>(entry + static_cast<Index>(r) * entry_stride);
-      if (static_cast<int>(r) < First)
-        sum.setZero();  // right of the row's token
-      else if (static_cast<int>(r) < entering)
+      if (static_cast<int>(r) < entering)
         sum = sums[r] * lanes<width>(scales + r * width) + lanes<width>(direct + (r - First) * width);
       else
         sum = sums[r] * lanes<width>(scales + r * width);

@@ -11,7 +11,7 @@ namespace detail {
 /// Writes the columns of a block of whole registers, one after the other: column c to to(c).
 template <Real Scalar, int Width, class Target>
 EIGEN_ALWAYS_INLINE void store_transposed(Eigen::Matrix<Scalar, Width, Width, Eigen::RowMajor>& block, const Target& to) {
-  block.transposeInPlace();  // in registers, where a row fills one
+  if constexpr (Width > 1) block.transposeInPlace();  // in registers, where a row fills one
   for (int c = 0; c < Width; ++c) lanes<Width>(to(c)) = lanes<Width>(block.data() + c * Width);
 }
 

@@ -125,8 +125,8 @@ struct ReadArray {
 /// The number of tokens that activations are of: the rows that most of the filled arrays have, those named first where it is a draw. Where
 /// two arrays that the terms read agree, these alone are counted, so that those that the terms do not read may be of any length; where only
 /// one is read, the others tell whether it is too long or too short. An array of another length is then the one that its check names.
-template <Real Scalar>
-[[nodiscard]] Index tokens_of(Terms terms, const std::vector<ReadArray<Scalar>>& arrays) {
+template <Real Scalar, class Arrays = std::initializer_list<ReadArray<Scalar>>>
+[[nodiscard]] Index tokens_of(Terms terms, const Arrays& arrays) {
   const auto most_frequent = [&](bool all, std::ptrdiff_t least) {
     const auto counts = [&](const ReadArray<Scalar>& each) { return !each.array->empty() && (all || terms.has(each.term)); };
     Index tokens = 0;
@@ -166,8 +166,8 @@ struct StatePart {
 
 /// Fails unless the parts of a carried-in state that are read are all present, or every part is absent: a part that an engine forgot must
 /// not be taken for a sequence that begins here.
-template <Real Scalar>
-void check_initial(std::string_view who, const std::vector<StatePart<Scalar>>& parts) {
+template <Real Scalar, class Parts = std::initializer_list<StatePart<Scalar>>>
+void check_initial(std::string_view who, const Parts& parts) {
   if (std::all_of(parts.begin(), parts.end(), [](const StatePart<Scalar>& part) { return part.numbers->size() == 0; })) return;
   for (const StatePart<Scalar>& part : parts)
     if (part.rows != 0 && part.columns != 0)
@@ -175,12 +175,29 @@ void check_initial(std::string_view who, const std::vector<StatePart<Scalar>>& p
                   part.numbers->size() == 0 ? "another part of the state is filled" : "");
 }
 
-/// An activation in one of the forms that an engine may hold it in, and how the form that is read is made of it (null: it is that).
+/// How an array is made of another, as a function that is called before the statement ends in which it is written.
+template <Real Scalar>
+class MakeArray {
+ public:
+  MakeArray() = default;
+  template <class Make>
+  MakeArray(const Make& make)  // NOLINT(google-explicit-constructor)
+      : make_(&make),
+        call_([](const void* of, const Array<Scalar>& from) -> Array<Scalar> { return (*static_cast<const Make*>(of))(from); }) {}
+  [[nodiscard]] explicit operator bool() const { return make_ != nullptr; }
+  [[nodiscard]] Array<Scalar> operator()(const Array<Scalar>& from) const { return call_(make_, from); }
+
+ private:
+  const void* make_ = nullptr;
+  Array<Scalar> (*call_)(const void* make, const Array<Scalar>& from) = nullptr;
+};
+
+/// An activation in one of the forms that an engine may hold it in, and how the form that is read is made of it (nothing: it is that).
 template <Real Scalar>
 struct Alternative {
   const char* name;
   const Array<Scalar>* array;
-  std::function<Array<Scalar>(const Array<Scalar>&)> make = nullptr;
+  MakeArray<Scalar> make = {};
 };
 
 /// The activation that is there in one form; fails where it is there in none, or in two, which might disagree.

@@ -25,9 +25,9 @@ class MadeFrom {
   MadeFrom() = default;
   /// `carried` is the part of the carried-in state that was read, which is copied.
   MadeFrom(const Array<Scalar>& made, std::initializer_list<Source> sources, Matrix<Scalar> carried = {})
-      : made_(made), carried_(std::move(carried)) {
-    sources_.reserve(sources.size());
-    for (const auto& [name, source] : sources) sources_.emplace_back(*source);
+      : made_(made), sources_(sources.size()), carried_(std::move(carried)) {
+    auto mark = sources_.begin();
+    for (const auto& [name, source] : sources) *mark++ = Mark(*source);
   }
 
   /// The name of a source that is filled and is another array than `made` was made from, in the order of the constructor, or `carried_name`

@@ -164,7 +164,10 @@ Mamba<S>::Mamba(Weights weights, Options options) : weights_(std::move(weights))
   dt_norm_ = inner_norm("dt_layernorm.weight", w.dt_norm_weight, rank);
   B_norm_ = inner_norm("b_layernorm.weight", w.B_norm_weight, state_);
   C_norm_ = inner_norm("c_layernorm.weight", w.C_norm_weight, state_);
-  rate_ = Matrix<Scalar>(-detail::decay_rate(w.A_log).matrix().transpose());
+  Matrix<Scalar> rate = detail::decay_rate(w.A_log).matrix();
+  detail::Numbers<Scalar> numbers(rate.data(), rate.size());
+  numbers = -numbers;
+  rate_ = detail::transposed(Array<Scalar>(std::move(rate)));
 }
 
 template <Real S>
@@ -173,7 +176,7 @@ Mamba<S> Mamba<S>::for_engine(EngineWeights weights) {
   const Array<Scalar> rate = detail::engine_rate(layer_name, weights.A, weights.A_log);
   layer.channels_ = rate.rows();
   layer.state_ = rate.cols();
-  layer.rate_ = Matrix<Scalar>(rate.matrix().transpose());
+  layer.rate_ = detail::transposed(rate);
   check_vector(layer_name, "D", weights.D, layer.channels_, "channels");
   check_shape(layer_name, "conv1d.weight", weights.conv1d_weight, layer.channels_, std::max(weights.conv1d_weight.cols(), Index(1)),
               "(channels, convolution width)");

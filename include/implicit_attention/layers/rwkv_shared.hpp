@@ -40,11 +40,6 @@ template <Real S>
 
 namespace detail {
 
-template <Real Scalar>
-[[nodiscard]] Array<Scalar> transposed(const Array<Scalar>& array) {
-  return Matrix<Scalar>(array.matrix().transpose());
-}
-
 /// All numbers in one row, (1, rows * columns).
 template <Real Scalar>
 [[nodiscard]] Array<Scalar> one_row(const Array<Scalar>& array) {

@@ -89,6 +89,11 @@ class ImplicitAttention {
   void fill(const std::vector<Index>& channel_list, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const;
   void reduce_sum(const Reduction<Scalar>& reduction, const std::vector<Index>& channel_list, const std::vector<Index>& row_list,
                   View<Scalar> out, const Executor& executor) const;
+  static void add(const Matrix<Scalar>& more, View<Scalar> out) {
+    for (Index row = 0; row < out.rows(); ++row)
+      detail::Numbers<Scalar>(out.data() + row * out.outerStride(), out.cols()) +=
+          detail::ConstNumbers<Scalar>(more.data() + row * more.cols(), more.cols());
+  }
   /// Calls `scan_part(part, out)` for the first part and adds what it gives for the others.
   template <class ScanPart>
   void sum_parts(View<Scalar> out, const ScanPart& scan_part) const {
@@ -97,7 +102,7 @@ class ImplicitAttention {
     for (std::size_t part = 1; part < parts_.size(); ++part) {
       next.resize(out.rows(), out.cols());
       scan_part(parts_[part], View<Scalar>(next));
-      out += next;
+      add(next, out);
     }
   }
 
@@ -106,11 +111,12 @@ class ImplicitAttention {
 };
 
 template <Real S>
-ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(std::make_shared<const UnifiedForm<Scalar>>(std::move(form))) {
+ImplicitAttention<S>::ImplicitAttention(UnifiedForm<Scalar> form) : form_(new UnifiedForm<Scalar>(std::move(form))) {
   form_->check();
-  const auto add = [&](const UnifiedForm<Scalar>& part) { parts_.emplace_back(std::shared_ptr<const UnifiedForm<Scalar>>(form_, &part)); };
-  add(*form_);
-  for (const UnifiedForm<Scalar>& added : form_->more) add(added);
+  parts_ = std::vector<detail::OperatorPart<Scalar>>(1 + form_->more.size());
+  parts_.front().set(form_);
+  for (std::size_t part = 1; part < parts_.size(); ++part)
+    parts_[part].set(std::shared_ptr<const UnifiedForm<Scalar>>(form_, &form_->more[part - 1]));
 }
 
 template <Real S>
@@ -267,7 +273,7 @@ Matrix<S> ImplicitAttention<S>::run(ConstView<Scalar> x, Matrix<Scalar>* final_s
     part.add_norm_bias(to);
     first = false;
   });
-  if (has_second()) out += second().run(*second_input(), nullptr, executor);
+  if (has_second()) add(second().run(*second_input(), nullptr, executor), out);
   return out;
 }
 
@@ -283,7 +289,7 @@ Matrix<S> ImplicitAttention<S>::bias(const Executor& executor) const {
       part.scan(input, to, executor);
     part.add_norm_bias(to);
   });
-  if (has_second()) out += second().bias(executor);
+  if (has_second()) add(second().bias(executor), out);
   return out;
 }
 
@@ -299,7 +305,7 @@ Matrix<S> ImplicitAttention<S>::carry(const Executor& executor) const {
     else
       part.scan(input, to, executor);
   });
-  if (has_second()) out += second().carry(executor);
+  if (has_second()) add(second().carry(executor), out);
   return out;
 }
 

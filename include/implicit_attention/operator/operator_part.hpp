@@ -22,10 +22,12 @@ namespace detail {
 template <Real Scalar>
 class OperatorPart {
  public:
-  explicit OperatorPart(std::shared_ptr<const UnifiedForm<Scalar>> form)
-      : form_(std::move(form)), surrounded_(form_->recurrence.kernels().bare()) {
-    if (surrounded_.diagonal) surround(*surrounded_.diagonal);
-    if (surrounded_.matrix) surround(*surrounded_.matrix);
+  /// Of no form yet.
+  OperatorPart() = default;
+  void set(std::shared_ptr<const UnifiedForm<Scalar>> form) {
+    form_ = std::move(form);
+    form_->recurrence.kernels().set_bare(surrounded_);
+    surrounded_.by_heads ? surround(surrounded_.matrix) : surround(surrounded_.diagonal);
   }
 
   [[nodiscard]] const UnifiedForm<Scalar>& form() const { return *form_; }
@@ -34,7 +36,9 @@ class OperatorPart {
   [[nodiscard]] bool causal() const { return form_->reversed ? tokens() == 1 : form_->recurrence.causal(); }
 
   /// The matrix that a head's channels share; null where every channel has one of its own.
-  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const { return surrounded_.matrix ? &surrounded_.matrix->recurrence : nullptr; }
+  [[nodiscard]] const SharedMatrix<Scalar>* shared_matrix() const {
+    return surrounded_.by_heads ? &surrounded_.matrix.recurrence : nullptr;
+  }
 
   /// Rows of the chosen channels' matrices, (channels * rows, tokens).
   void rows(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out, const Executor& executor) const {
@@ -58,7 +62,7 @@ class OperatorPart {
             executor, [&](const Executor& as_zero) { reduced_rows(surrounded, channels, row_list, out, as_zero, reducer, initial); });
       });
     };
-    surrounded_.diagonal ? reduce_rows(*surrounded_.diagonal) : reduce_rows(*surrounded_.matrix);
+    surrounded_.by_heads ? reduce_rows(surrounded_.matrix) : reduce_rows(surrounded_.diagonal);
     if (is_mean(reduction.kind)) out /= static_cast<Scalar>(channels.size());
     row_weights.restore(out);  // last: what becomes subnormal is rounded once
   }
@@ -100,7 +104,7 @@ class OperatorPart {
     surrounded.gate = product(form_->gate, form_->normalization);
     surrounded.skip = form_->skip;
     surrounded.activation = form_->activation;
-    if (!form_->convolution.empty()) surrounded.taps = Matrix<Scalar>(form_->convolution.matrix().transpose());
+    if (!form_->convolution.empty()) surrounded.taps = transposed(form_->convolution);
     surrounded.convolution_starts = form_->convolution_starts;
     surrounded.column_weights = form_->input_scale;
   }
@@ -121,7 +125,11 @@ class OperatorPart {
   [[nodiscard]] static Array<Scalar> product(const Array<Scalar>& a, const Array<Scalar>& b) {
     if (a.empty()) return b;
     if (b.empty()) return a;
-    return large_matrix(a.matrix().cwiseProduct(b.matrix()));
+    Matrix<Scalar> both = large_matrix<Scalar>(a.rows(), a.cols(), "an activation");
+    for (Index row = 0; row < a.rows(); ++row)
+      Numbers<Scalar>(both.data() + row * a.cols(), a.cols()) =
+          ConstNumbers<Scalar>(a.row(row), a.cols()) * ConstNumbers<Scalar>(b.row(row), a.cols());
+    return both;
   }
 
   void rows_in_order(const std::vector<Index>& channels, const std::vector<Index>& row_list, View<Scalar> out,
@@ -133,8 +141,8 @@ class OperatorPart {
     form_->recurrence.kernels().scan(surrounded_, input, out, executor, final_state);
   }
   void transposed_in_order(ConstView<Scalar> g, View<Scalar> out, const Executor& executor) const {
-    surrounded_.diagonal ? implicit_attention::scan_transposed(*surrounded_.diagonal, g, out, executor)
-                         : implicit_attention::scan_transposed(*surrounded_.matrix, g, out, executor);
+    surrounded_.by_heads ? implicit_attention::scan_transposed(surrounded_.matrix, g, out, executor)
+                         : implicit_attention::scan_transposed(surrounded_.diagonal, g, out, executor);
   }
 
   std::shared_ptr<const UnifiedForm<Scalar>> form_;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <string_view>
 #include <type_traits>
 #include <utility>
@@ -17,28 +16,30 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 
-/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head. Exactly one is set.
-/// Not a std::variant: every layer that is included would pay for its machinery.
+/// A recurrence between the terms that surround it, as the kernels take it: one a channel, or one matrix a head. One of the two is set, the
+/// other is empty. Neither a std::variant nor two std::optional: every layer that is included would pay for their machinery.
 template <Real Scalar>
 struct AnySurrounded {
-  /// Sets one of the two, with nothing in it.
+  /// The one of that type, which is set from now on.
   template <class Form>
-  Form& emplace() {
+  [[nodiscard]] Form& set() {
+    by_heads = std::is_same_v<Form, SurroundedMatrix<Scalar>>;
     if constexpr (std::is_same_v<Form, SurroundedDiagonal<Scalar>>)
-      return diagonal.emplace();
+      return diagonal;
     else
-      return matrix.emplace();
+      return matrix;
   }
   template <class Form>
   [[nodiscard]] const Form& as() const {
     if constexpr (std::is_same_v<Form, SurroundedDiagonal<Scalar>>)
-      return *diagonal;
+      return diagonal;
     else
-      return *matrix;
+      return matrix;
   }
 
-  std::optional<SurroundedDiagonal<Scalar>> diagonal;
-  std::optional<SurroundedMatrix<Scalar>> matrix;
+  bool by_heads = false;
+  SurroundedDiagonal<Scalar> diagonal;
+  SurroundedMatrix<Scalar> matrix;
 };
 
 /// What a kind of recurrence does for the operator. `surrounded` is one that the same object made. Only what materialising and running
@@ -47,8 +48,8 @@ template <Real Scalar>
 struct RecurrenceKernels {
   virtual ~RecurrenceKernels() = default;
   virtual void check() const = 0;
-  /// The recurrence with nothing around it.
-  [[nodiscard]] virtual AnySurrounded<Scalar> bare() const = 0;
+  /// Sets the recurrence with nothing around it.
+  virtual void set_bare(AnySurrounded<Scalar>& surrounded) const = 0;
   virtual void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows,
                     View<Scalar> out, const Executor& executor) const = 0;
   virtual void scan(const AnySurrounded<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
@@ -62,11 +63,7 @@ struct RecurrenceKernelsOf final : RecurrenceKernels<typename Of::ScalarType> {
   explicit RecurrenceKernelsOf(Of&& of) : recurrence(std::move(of)) {}
 
   void check() const override { recurrence.check(); }
-  [[nodiscard]] AnySurrounded<Scalar> bare() const override {
-    AnySurrounded<Scalar> surrounded;
-    surrounded.template emplace<Form>().recurrence = recurrence;
-    return surrounded;
-  }
+  void set_bare(AnySurrounded<Scalar>& surrounded) const override { surrounded.template set<Form>().recurrence = recurrence; }
   void rows(const AnySurrounded<Scalar>& surrounded, const std::vector<Index>& channels, const std::vector<Index>& rows, View<Scalar> out,
             const Executor& executor) const override {
     attention_rows(surrounded.template as<Form>(), channels, rows, out, executor);
@@ -132,9 +129,9 @@ class Recurrence {
   template <class Of>
   Recurrence(RecurrenceKind kind, Of&& recurrence) : kind_(kind), tokens_(recurrence.tokens), channels_(recurrence.channels) {
     if constexpr (requires { recurrence.causal; }) causal_ = recurrence.causal;
-    auto kernels = std::make_shared<const detail::RecurrenceKernelsOf<Of>>(std::forward<Of>(recurrence));
+    const auto* const kernels = new detail::RecurrenceKernelsOf<Of>(std::forward<Of>(recurrence));
+    kernels_.reset(kernels);
     recurrence_ = &kernels->recurrence;
-    kernels_ = std::move(kernels);
   }
   template <class Of>
   [[nodiscard]] const Of* as(RecurrenceKind kind) const {

@@ -65,7 +65,7 @@ template <Real S>
   SurroundedDiagonal<S> surrounded;
   surrounded.recurrence.tokens = tail.empty() && x.empty() ? 0 : x.rows();
   surrounded.recurrence.channels = weight.rows();
-  surrounded.taps = Matrix<S>(weight.matrix().transpose());
+  surrounded.taps = transposed(weight);
   surrounded.convolution_starts = starts;
   ScanInput<S> input;
   input.x = x;
@@ -118,9 +118,9 @@ template <Real S>
   for (Index row = 0; row < width - 1; ++row) {
     const Index source = x.rows() - (width - 1) + row;  // negative: in the tail
     if (source >= 0)
-      next.row(row) = x.row(source);
+      std::copy_n(x.data() + source * x.outerStride(), x.cols(), next.data() + row * x.cols());
     else if (!tail.empty())
-      next.row(row) = tail.matrix().row(width - 1 + source);
+      std::copy_n(tail.row(width - 1 + source), x.cols(), next.data() + row * x.cols());
   }
   return next;
 }

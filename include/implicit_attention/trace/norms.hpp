@@ -79,9 +79,8 @@ class Norm {
     if (scale == Scalar(0) && !detail::all_finite(numbers.data(), numbers.size())) return {mean, std::numeric_limits<Scalar>::quiet_NaN()};
     return {mean, scale};
   }
-  /// r to u, given statistics(token, group, numbers of r).
-  template <class StatisticsOf>
-  [[nodiscard]] Matrix<Scalar> normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const;
+  /// r to u, given r's statistics where they are known, else null.
+  [[nodiscard]] Matrix<Scalar> normalized(ConstView<Scalar> r, const Statistics* known, const Executor& executor) const;
 
   RowVector<Scalar> weight_, bias_;
   Scalar eps_ = 0;
@@ -92,8 +91,9 @@ class Norm {
 template <Real Scalar>
 Norm<Scalar> Norm<Scalar>::rms(const Array<Scalar>& weight, double eps, bool one_plus, Index groups) {
   Norm norm;
-  norm.weight_ = weight.matrix().row(0);
-  if (one_plus) norm.weight_.array() += Scalar(1);
+  norm.weight_ = detail::row_of(weight, 0);
+  detail::Numbers<Scalar> numbers(norm.weight_.data(), norm.weight_.size());
+  if (one_plus) numbers = numbers + Scalar(1);
   norm.eps_ = static_cast<Scalar>(eps);
   norm.groups_ = groups;
   return norm;
@@ -109,7 +109,7 @@ Norm<Scalar> Norm<Scalar>::layer(const Array<Scalar>& weight, const Array<Scalar
   Norm norm = rms(weight, eps, false, groups);
   if (!bias.empty()) {
     check_vector("LayerNorm", "bias", bias, norm.width(), "width");
-    norm.bias_ = bias.matrix().row(0);
+    norm.bias_ = detail::row_of(bias, 0);
   }
   norm.centred_ = true;
   return norm;
@@ -140,13 +140,13 @@ typename Norm<Scalar>::Statistics Norm<Scalar>::statistics(ConstView<Scalar> r, 
 }
 
 template <Real Scalar>
-template <class StatisticsOf>
-Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Executor& executor, const StatisticsOf& statistics) const {
+Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Statistics* known, const Executor& executor) const {
   return detail::filled_by_rows<Scalar>(r.rows(), r.cols(), executor, [&](View<Scalar> u, Index first, Index count) {
     for (Index row = 0; row < count; ++row)
       each_group([&](Index group, Index column, const detail::ConstNumbers<Scalar>& weight) {
         const detail::ConstNumbers<Scalar> numbers(&r.coeffRef(first + row, column), weight.size());
-        const MeanAndScale by = statistics(first + row, group, numbers);
+        const MeanAndScale by =
+            known == nullptr ? statistics_of(numbers) : MeanAndScale{known->mean(first + row, group), known->scale(first + row, group)};
         detail::Numbers<Scalar> out(&u.coeffRef(row, column), weight.size());
         if (bias_.size() == 0)
           out = (by.scale * (numbers - by.mean)) * weight;
@@ -158,14 +158,12 @@ Matrix<Scalar> Norm<Scalar>::normalized(ConstView<Scalar> r, const Executor& exe
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::apply(ConstView<Scalar> r, const Statistics& s, const Executor& executor) const {
-  return normalized(r, executor, [&](Index token, Index group, const detail::ConstNumbers<Scalar>&) {
-    return MeanAndScale{s.mean(token, group), s.scale(token, group)};
-  });
+  return normalized(r, &s, executor);
 }
 
 template <Real Scalar>
 Matrix<Scalar> Norm<Scalar>::operator()(ConstView<Scalar> r, const Executor& executor) const {
-  return normalized(r, executor, [&](Index, Index, const detail::ConstNumbers<Scalar>& numbers) { return statistics_of(numbers); });
+  return normalized(r, nullptr, executor);
 }
 
 template <Real Scalar>

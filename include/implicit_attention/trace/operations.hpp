@@ -69,12 +69,22 @@ template <Real S>
   });
 }
 
+namespace detail {
+template <Real S>
+struct ColumnsBack {
+  static constexpr std::string_view operation = "columns";
+  Value<S> x;
+  Index first;
+  void walk(Back<S>& back, const Matrix<S>& g) const { back.add_columns(x, first, g); }
+};
+}  // namespace detail
+
 /// Neighbouring columns of x, without a copy.
 template <Real S>
 [[nodiscard]] Value<S> columns(const Value<S>& x, Index first, Index count) {
   Array<S> part = x.numbers.middle_columns(first, count);
   if (!x.trace->records({&x})) return x.trace->constant(std::move(part));
-  return x.trace->record(std::move(part), [x, first](Back<S>& back, const Matrix<S>& g) { back.add_columns(x, first, g); });
+  return x.trace->record(std::move(part), detail::ColumnsBack<S>{x, first});
 }
 
 /// Chosen columns of x, in the order of `indices`.
@@ -124,11 +134,11 @@ struct NormBack {
   static constexpr std::string_view operation = "normalize";
   Value<S> x;
   Norm<S> norm;
-  std::shared_ptr<const typename Norm<S>::Statistics> made;
+  typename Norm<S>::Statistics made;
   void walk(Back<S>& back, const Matrix<S>& g) const {
-    if (back.exact()) return back.add(x, norm.backward(*x, *made, g, back.executor()));
+    if (back.exact()) return back.add(x, norm.backward(*x, made, g, back.executor()));
     if (norm.bias().size() != 0) back.add_bias_share(g.colwise().sum().dot(norm.bias()));
-    back.add(x, norm.backward_scale_constant(*made, g, back.executor()));
+    back.add(x, norm.backward_scale_constant(made, g, back.executor()));
   }
 };
 }  // namespace detail
@@ -139,11 +149,11 @@ template <Real S>
   if (x.cols() != norm.width())
     detail::raise(ErrorKind::shape, "norm: the input is ", shape_text({x.rows(), x.cols()}), ", expected (tokens, ", norm.width(), ")");
   if (statistics == nullptr && !x.trace->records({&x})) return x.trace->constant(norm(*x, x.trace->executor()));
-  const auto made = std::make_shared<const typename Norm<S>::Statistics>(norm.statistics(*x, x.trace->executor()));
-  if (statistics != nullptr) *statistics = *made;
-  Matrix<S> out = norm.apply(*x, *made, x.trace->executor());
+  typename Norm<S>::Statistics made = norm.statistics(*x, x.trace->executor());
+  if (statistics != nullptr) *statistics = made;
+  Matrix<S> out = norm.apply(*x, made, x.trace->executor());
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
-  return x.trace->record(std::move(out), detail::NormBack<S>{x, norm, made});
+  return x.trace->record(std::move(out), detail::NormBack<S>{x, norm, std::move(made)});
 }
 
 /// x minus the mean over each of `groups` groups of neighbouring columns: a symmetric projection.

@@ -78,7 +78,8 @@ template <Real Scalar>
   Matrix<Scalar> out = large_matrix<Scalar>(u.rows(), weight.rows(), "a projection");
   for_product_tiles(u.rows(), weight.rows(), executor, [&](Index row, Index rows, Index first, Index count) {
     set_product_of_rows<Scalar>(out.block(row, first, rows, count), u.middleRows(row, rows), weight, first, count);
-    if (!bias.empty()) out.block(row, first, rows, count).rowwise() += bias.matrix().row(0).segment(first, count);
+    if (bias.empty()) return;
+    for (Index i = row; i < row + rows; ++i) Numbers<Scalar>(&out(i, first), count) += ConstNumbers<Scalar>(bias.data() + first, count);
   });
   return out;
 }

@@ -183,20 +183,18 @@ class Trace {
   template <class BackOfOne>
   [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, BackOfOne back) {
     watch(numbers);
-    steps_.push_back(
-        {slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }, {}, nullptr});
+    steps_.push_back({slots_, 1, [back = std::move(back)](Back<Scalar>& walk, Matrix<Scalar>* gradients) { back(walk, *gradients); }});
     return {std::move(numbers), this, slots_++};
   }
   /// The same for a way back that is compiled where it is walked.
   template <detail::NamedWayBack Way>
   [[nodiscard]] Value<Scalar> record(Array<Scalar> numbers, Way back) {
-    watch(numbers);
-    steps_.push_back({slots_, 1, nullptr, Way::operation, std::make_shared<const Way>(std::move(back))});
-    return {std::move(numbers), this, slots_++};
+    const auto end = [](const void* way) { delete static_cast<const Way*>(way); };
+    return record_way(std::move(numbers), Way::operation, OwnedWay(new Way(std::move(back)), end));
   }
   /// The results of an operation with several, in order.
   [[nodiscard]] std::vector<Value<Scalar>> record_all(const std::vector<Array<Scalar>>& numbers, Operation back) {
-    steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back), {}, nullptr});
+    steps_.push_back({slots_, static_cast<Index>(numbers.size()), std::move(back)});
     std::vector<Value<Scalar>> values;
     for (const Array<Scalar>& one : numbers) {
       watch(one);
@@ -210,12 +208,18 @@ class Trace {
                                              const std::vector<Detour<Scalar>>& detours = {}) const;
 
  private:
+  using OwnedWay = std::unique_ptr<const void, void (*)(const void*)>;  // one type for all: compilers have no functions to make for each
   struct Step {
     Index first, count;  // of its outputs' values
-    Operation back;
-    std::string_view named;           // or the name of its way back,
-    std::shared_ptr<const void> way;  // and the detail::NamedWayBack of that name
+    Operation back = nullptr;
+    std::string_view named = {};        // or the name of its way back,
+    OwnedWay way = {nullptr, nullptr};  // and the detail::NamedWayBack of that name
   };
+  [[nodiscard]] Value<Scalar> record_way(Array<Scalar> numbers, std::string_view operation, OwnedWay way) {
+    watch(numbers);
+    steps_.push_back({slots_, 1, nullptr, operation, std::move(way)});
+    return {std::move(numbers), this, slots_++};
+  }
   struct Watched {
     std::weak_ptr<const void> owner;
     std::size_t bytes;

@@ -42,8 +42,8 @@ void walk_one_of(std::string_view name, const void* way, Back<S>& back, Matrix<S
 /// keeps its way back as a lambda expression, so that a program with another layer need not compile it to get gradients.
 template <Real S>
 void walk_named(std::string_view name, const void* way, Back<S>& back, Matrix<S>& gradient) {
-  walk_one_of<LinearBack<S>, FunctionBack<S>, SoftplusBack<S>, ProductBack<S>, GatedProductBack<S>, NormBack<S>, ConvolutionBack<S>,
-              DiagonalRecurrenceBack<S>>(name, way, back, gradient);
+  walk_one_of<LinearBack<S>, ColumnsBack<S>, FunctionBack<S>, SoftplusBack<S>, ProductBack<S>, GatedProductBack<S>, NormBack<S>,
+              ConvolutionBack<S>, DiagonalRecurrenceBack<S>>(name, way, back, gradient);
 }
 }  // namespace detail
 
