@@ -122,12 +122,13 @@ class JsonBuilder final : public nlohmann::json_sax<Document> {
   }
 
  private:
-  Document* put(Document value) {
-    if (open_.empty()) return &(root_ = std::move(value));
-    if (!open_.back()->is_array()) return &(*next_ = std::move(value));
+  template <class Value>
+  Document* put(Value&& value) {
+    if (open_.empty()) return &(root_ = std::forward<Value>(value));
+    if (!open_.back()->is_array()) return &(*next_ = std::forward<Value>(value));
     if (open_.back()->size() >= limits_.list)
       raise(ErrorKind::file, where_, ": JSON: a list is longer than the ", limits_.list, " elements that are allowed here");
-    return &open_.back()->emplace_back(std::move(value));
+    return &open_.back()->emplace_back(std::forward<Value>(value));
   }
   bool open(Document&& container) {
     if (open_.size() >= limits_.depth)
@@ -156,10 +157,7 @@ template <class Document>
   if (const std::size_t zero = text.find('\0'); zero != std::string_view::npos)
     raise(ErrorKind::file, where, ": not valid JSON at byte ", zero + 1, ": a zero byte");
   JsonBuilder<Document> builder(where, limits);
-  // Document::sax_parse is this and the readers of four binary formats, which take twice as long to compile.
-  auto characters = nlohmann::detail::input_adapter(text.begin(), text.end());
-  nlohmann::detail::parser<Document, decltype(characters)> parser(std::move(characters));
-  if (!parser.sax_parse(&builder)) raise(ErrorKind::file, where, ": not valid JSON");
+  if (!Document::sax_parse(text.begin(), text.end(), &builder)) raise(ErrorKind::file, where, ": not valid JSON");
   JsonDocument document = builder.take();
   if (!document->is_object()) raise(ErrorKind::file, where, ": JSON: expected an object, found ", document->type_name());
   return document;
