@@ -71,6 +71,7 @@
 #include <implicit_attention/kernels/strip_walk.hpp>
 #include <implicit_attention/kernels/surrounded_matrix.hpp>
 #include <implicit_attention/kernels/tile_decays.hpp>
+#include <implicit_attention/kernels/tile_numbers.hpp>
 #include <implicit_attention/kernels/transpose.hpp>
 #include <implicit_attention/operator/attention_matrix.hpp>
 #include <implicit_attention/operator/implicit_attention.hpp>

@@ -59,3 +59,21 @@ TEST_CASE("a scan that is carried on is the whole scan", "[kernels]") {
             1e-13 * whole.cwiseAbs().template maxCoeff<Eigen::PropagateNaN>());
     }
 }
+
+TEST_CASE("a gate that is made where it is read is the gate", "[kernels]") {
+  const NumberChange<double> by = [](detail::Numbers<double> numbers) { numbers = numbers * numbers + 1.0; };
+  for (const Index channels : {Index(1), Index(41)}) {
+    Kind<double> kind = random_kind<double>(21, channels, 2, 4, 0x3d3f, 35);
+    Draw draw(36);
+    ScanInput<double> input;
+    input.x = draw.normals<double>(21, channels);
+    const Matrix<double> before = draw.normals<double>(21, channels), gates = (before.array().square() + 1).matrix();
+    Matrix<double> expected(21, channels), found(21, channels);
+    kind.surrounded.gate = gates;
+    scan<double>(kind.surrounded, input, expected, serial_executor());
+    kind.surrounded.gate = before;
+    scan<double>(kind.surrounded, input, found, serial_executor(), nullptr, by);
+    INFO(kind.text << ", channels " << channels);
+    CHECK((found - expected).cwiseAbs().maxCoeff() <= 1e-13 * expected.cwiseAbs().maxCoeff());
+  }
+}

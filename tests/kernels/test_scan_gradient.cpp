@@ -176,6 +176,31 @@ TEST_CASE("a scan's gradients are those of finite differences", "[gradient]") {
   }
 }
 
+TEST_CASE("what is made where it is read has the gradient of what was made before", "[gradient]") {
+  const NumberChange<double> square = [](detail::Numbers<double> numbers) { numbers = numbers * numbers; };
+  const NumberChange<double> twice = [](detail::Numbers<double> numbers) { numbers = numbers + numbers; };
+  for (const Index tokens : {Index(7), Index(9000)}) {  // in one block, and in several
+    Draw draw(12);
+    const Index channels = tokens > 100 ? 1 : 41;
+    SurroundedDiagonal<double> surrounded;
+    surrounded.recurrence.tokens = tokens;
+    surrounded.recurrence.channels = channels;
+    surrounded.recurrence.state = 1;
+    surrounded.recurrence.step = Matrix<double>(-draw.normals<double>(tokens, channels).cwiseAbs());
+    surrounded.skip = draw.normals<double>(1, channels);
+    const Matrix<double> a = draw.normals<double>(tokens, channels), z = draw.normals<double>(tokens, channels),
+                         g = draw.normals<double>(tokens, channels);
+    surrounded.gate = Matrix<double>(z.cwiseProduct(z));
+    ScanGradient<double> expected = scan_gradient<double>(surrounded, a.cwiseProduct(a).eval(), {}, g);
+    expected.gate.array() *= 2 * z.array();
+    surrounded.gate = z;
+    const ScanGradient<double> found = scan_gradient<double>(surrounded, a, {}, g, serial_executor(), false, {square, square, twice});
+    CHECK(found.input.isApprox(expected.input, 1e-12));
+    CHECK(found.step.isApprox(expected.step, 1e-12));
+    CHECK(found.gate.isApprox(expected.gate, 1e-12));
+  }
+}
+
 TEST_CASE("a gradient that is not finite stays in its document", "[gradient]") {
   Draw draw(11);
   const Index tokens = 9, channels = 5, states = 3, start = 4;

@@ -43,6 +43,27 @@ TEST_CASE("operations: a value whose last use this is gives its memory to the re
   CHECK(other.numbers.matrix() == b);
 }
 
+TEST_CASE("operations: a recorded pass keeps no numbers that its way back does not read", "[trace]") {
+  Trace<double> trace(true);
+  const Matrix<double> a = numbers();
+  const auto check = [&](const auto& operation) {
+    Value<double> given = trace.input(Array<double>(Matrix<double>(a)));
+    const Value<double> kept = given, expected = operation(kept);
+    CHECK(kept.numbers.matrix() == a);
+    given = trace.input(Array<double>(Matrix<double>(a)));
+    const double* const memory = given.numbers.data();
+    const Value<double> taken = operation(std::move(given));
+    CHECK(taken.numbers.data() == memory);
+    CHECK(taken.numbers.matrix() == expected.numbers.matrix());
+  };
+  const Matrix<double> b = numbers();
+  const Value<double> other = trace.input(Array<double>(Matrix<double>(b)));
+  check([](Value<double> x) { return softplus(std::move(x)); });
+  check([](Value<double> x) { return times(std::move(x), 3.0); });
+  check([&](Value<double> x) { return add(other, std::move(x)); });
+  CHECK(other.numbers.matrix() == b);
+}
+
 TEST_CASE("operations: numbers that anybody else looks at are never changed", "[trace]") {
   const Matrix<double> a = numbers();
   SECTION("a recorded pass reads them on its way back") {

@@ -21,12 +21,13 @@ inline void keep_freed_pages() noexcept {
 #if defined(__GLIBC__)
   constexpr int largest = 32 << 20;  // what the library accepts
   ::mallopt(M_MMAP_THRESHOLD, largest);
-  ::mallopt(M_TRIM_THRESHOLD, 512 << 20);
+  ::mallopt(M_TRIM_THRESHOLD, 1280 << 20);
 #endif
 }
 
-/// What the heap grows to at once: a long text's activations, and less than what stays with the process when it is free.
-constexpr std::size_t reserved_heap_bytes = std::size_t{384} << 20;
+/// What the heap grows to at once: a model's weights of half a gigabyte, which come first where a host has them in memory of its own, and a
+/// long text's activations behind them; less than what stays with the process when it is free.
+constexpr std::size_t reserved_heap_bytes = std::size_t{1024} << 20;
 
 /// Lets the heap grow before any of the new memory is touched, and asks for huge pages for it: arrays of a few MiB, which lie anywhere in
 /// it, have none of their own. Address space alone is taken (a process that locks all of its memory takes it whole), and none where the
@@ -49,7 +50,7 @@ inline void reserve_heap() noexcept {
 
 /// For a host, in its main thread before others begin: lets freed memory stay with the process, so that the next run's activations need no
 /// fresh pages, and gives it huge pages for the first run's. It changes the C library's settings for the whole process: arrays of up to 32
-/// MiB come from the heap, whose end stays until 512 MiB of it are free (then the system has all of it back), M_MMAP_MAX is glibc's
+/// MiB come from the heap, whose end stays until 1280 MiB of it are free (then the system has all of it back), M_MMAP_MAX is glibc's
 /// default, and huge pages take more memory where little of each is used. What other threads allocate is kept up to 64 MiB each. A second
 /// call does nothing. Where the C library is another than glibc, nothing happens; a host with an allocator of its own does not need it.
 inline void keep_freed_memory() noexcept {

@@ -96,6 +96,27 @@ namespace eigen_functions = Eigen::internal;
 template <class Function>
 constexpr bool vectorised = bool(Eigen::internal::functor_traits<Function>::PacketAccess);
 
+#if defined(__AVX512F__) && defined(__GNUC__)
+IMPLICIT_ATTENTION_INTRINSICS_BEGIN
+/// exp of 16 numbers within 2 units in the last place, in two thirds of the operations that Eigen's takes; what is below twice the smallest
+/// normal number is 0, and NaN stays.
+EIGEN_ALWAYS_INLINE __m512 exponential_of_register(__m512 given) {
+  const auto all = [](float number) { return _mm512_set1_ps(number); };
+  const __m512 x = _mm512_min_ps(all(89.0f), given), to_integer = all(12582912.0f);  // 1.5 2^23
+  const __m512 n = _mm512_sub_ps(_mm512_fmadd_ps(x, all(1.44269504f), to_integer), to_integer);
+  const __m512 r = _mm512_fnmadd_ps(n, all(-2.12194440e-4f), _mm512_fnmadd_ps(n, all(0.693359375f), x));  // x - n log(2)
+  __m512 y = _mm512_fmadd_ps(r, all(1.3926468e-3f), all(8.3634071e-3f));  // for (exp(r) - 1 - r) / r^2, within 1e-8 of exp(r)
+  y = _mm512_fmadd_ps(y, r, all(4.1666552e-2f));
+  y = _mm512_fmadd_ps(y, r, all(0.16666576f));
+  y = _mm512_fmadd_ps(y, r, all(0.5f));
+  y = _mm512_fmadd_ps(y, r, all(1.0f));
+  y = _mm512_fmadd_ps(y, r, all(1.0f));
+  const __mmask16 normal = _mm512_cmp_ps_mask(given, all(-86.643394f), _CMP_NLT_UQ);  // log(2^-125)
+  return _mm512_maskz_scalef_ps(normal, y, n);
+}
+IMPLICIT_ATTENTION_INTRINSICS_END
+#endif
+
 /// A function that Eigen has of a register: vectorised where Eigen's is.
 template <class Function, class Scalar, int Count>
 EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Scalar, Count>& x) {
@@ -103,6 +124,10 @@ EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> function_of(const LaneNumbers<Sca
   if constexpr (Count == 1) {
     return Function()(x);
   } else {
+#if defined(__AVX512F__) && defined(__GNUC__)
+    if constexpr (std::is_same_v<Function, eigen_functions::scalar_exp_op<float>> && Count == 16)
+      return reinterpret_cast<LaneNumbers<Scalar, Count>>(exponential_of_register(reinterpret_cast<__m512>(x)));
+#endif
 #if defined(__GNUC__)
     using Packet = typename Eigen::internal::find_best_packet<Scalar, Count>::type;
     if constexpr (Eigen::internal::unpacket_traits<Packet>::size == Count && vectorised<Function>) {

@@ -70,8 +70,10 @@ void set_product_of_rows(View<Scalar> out, ConstView<Scalar> u, const Array<Scal
 template <Real Scalar>
 void product_of_columns(View<Scalar> out, ConstView<Scalar> grad, const Array<Scalar>& weight, Index first, Index count, bool add) {
   Matrix<Scalar> panel;
-  for (Index done = 0; done < weight.rows(); done += stored_panel_rows) {
-    const Index rows = std::min(stored_panel_rows, weight.rows() - done);
+  // A weight that lies in memory is one panel: its sums are added up in the same order, and what is multiplied next is asked for throughout.
+  const Index high = weight.storage() == nullptr ? weight.rows() : stored_panel_rows;
+  for (Index done = 0; done < weight.rows(); done += high) {
+    const Index rows = std::min(high, weight.rows() - done);
     signed_product<Scalar>(out, grad.middleCols(done, rows), numbers_of(weight, done, rows, first, count, panel), Scalar(1),
                            add || done > 0, Transposed::none);
   }

@@ -15,10 +15,10 @@
   TEMPLATE class detail::RowTile<1, S>;                                                                                              \
   TEMPLATE class detail::RowTile<8, S>;                                                                                              \
   TEMPLATE class detail::RowTile<32, S>;                                                                                             \
-  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*);                         \
+  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*, const NumberChange<S>&); \
   TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                               \
   TEMPLATE ScanGradient<S> scan_gradient(const SurroundedDiagonal<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&, \
-                                         bool);                                                                                      \
+                                         bool, const ScanFunctions<S>&);                                                             \
   TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                               \
   TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                \
   TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,          \

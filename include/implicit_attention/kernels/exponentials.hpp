@@ -16,12 +16,14 @@ namespace detail {
 #if defined(__GNUC__)
 /// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of
 /// minus infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
-inline void exponentiate_register(const float* from, float* to) {
+EIGEN_ALWAYS_INLINE VectorRegister<float>::type exponential_of_decays(const VectorRegister<float>::type& given) {
   using Register = VectorRegister<float>::type;
   using Bits = VectorRegister<float>::bits;
+#if defined(__AVX512F__)
+  if constexpr (computed_lanes<float> == 16) return reinterpret_cast<Register>(exponential_of_register(reinterpret_cast<__m512>(given)));
+#endif
   constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f, to_integer = 12582912.0f;  // 1.5 2^23
   constexpr float smallest = -86.643394f, largest = 89.0f;  // log(2^-125); beyond it, infinity
-  const Register given = *reinterpret_cast<const Register*>(from);
   const Bits large = given > largest, too_small = given < smallest;
   const Register most = Register{} + largest;
   const Register x = reinterpret_cast<Register>((reinterpret_cast<Bits>(given) & ~large) | (reinterpret_cast<Bits>(most) & large));
@@ -44,7 +46,11 @@ inline void exponentiate_register(const float* from, float* to) {
   typedef std::uint32_t Unsigned __attribute__((vector_size(vector_register_bytes), aligned(4), may_alias));
   const Register half = reinterpret_cast<Register>((reinterpret_cast<Unsigned>(shifted) << 23) + (126U << 23));
   y = y * half * 2.0f;
-  *reinterpret_cast<Register*>(to) = reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~too_small);
+  return reinterpret_cast<Register>(reinterpret_cast<Bits>(y) & ~too_small);
+}
+inline void exponentiate_register(const float* from, float* to) {
+  using Register = VectorRegister<float>::type;
+  *reinterpret_cast<Register*>(to) = exponential_of_decays(*reinterpret_cast<const Register*>(from));
 }
 #endif
 
@@ -71,6 +77,18 @@ void exponentiate(const Scalar* from, Index count, Scalar* to) {
 template <Real Scalar>
 void exponentiate(Scalar* numbers, Index count) {
   exponentiate<Scalar>(numbers, count, numbers);
+}
+
+/// The same of numbers in a register.
+template <Real Scalar, int Count>
+EIGEN_ALWAYS_INLINE LaneNumbers<Scalar, Count> exponentials(const LaneNumbers<Scalar, Count>& logs) {
+#if defined(__GNUC__)
+  if constexpr (std::is_same_v<Scalar, float> && Count == computed_lanes<float>) return exponential_of_decays(logs);
+#endif
+  Scalar numbers[static_cast<std::size_t>(Count)];
+  LaneRegister<Scalar, Count>::store(numbers, logs);
+  exponentiate(numbers, Index(Count));
+  return LaneRegister<Scalar, Count>::load(numbers);
 }
 
 /// The same into other memory than `from`, in less than half of the operations where all are between -log 2 and 0, decays above one half.

@@ -219,14 +219,21 @@ class JoinedRows {
   void join_entries(const std::vector<ChannelTile<Scalar>>& tiles, Index index, Index strip, Index count) const {
     const Index lead = plan_->lead(), first = plan_->block(index).first + strip * strip_tokens;
     const std::size_t whole = static_cast<std::size_t>(count_ / width);
+    LaneRows<Scalar, width> joined(width);  // of neighbouring columns, whose channels are joined together
     for (Index r = 0; r < count; ++r) {
       Scalar* row = targets_->row(index, strip * strip_tokens + r);
-      for (Index column = 0; column <= lead + r; ++column) {
-        Lane joined = Lane::Constant(initial_);
-        for (std::size_t t = 0; t < whole; ++t) joined = join_(joined, tiles[t].entry(r, column));
-        Scalar entry = Reducer::over(joined);
-        for (Index c = static_cast<Index>(whole) * width; c < count_; ++c) entry = join_(entry, tiles[whole].entry(r, column)[c % width]);
-        row[first + column] = Reducer::combine(row[first + column], entry);
+      for (Index begin = 0; begin <= lead + r; begin += width) {
+        const Index columns = std::min<Index>(width, lead + r + 1 - begin);
+        for (Index k = 0; k < columns; ++k) {
+          Lane entry = Lane::Constant(initial_);
+          for (std::size_t t = 0; t < whole; ++t) entry = join_(entry, tiles[t].entry(r, begin + k));
+          joined.row(k) = entry;
+        }
+        for (Index k = columns; k < width; ++k) joined.row(k).setZero();
+        Lane entries = Reducer::template over_rows<width>(joined.data(), columns);
+        for (Index c = static_cast<Index>(whole) * width; c < count_; ++c)
+          for (Index k = 0; k < columns; ++k) entries[k] = join_(entries[k], tiles[whole].entry(r, begin + k)[c % width]);
+        for (Index k = 0; k < columns; ++k) row[first + begin + k] = Reducer::combine(row[first + begin + k], entries[k]);
       }
     }
   }

@@ -11,6 +11,8 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 // A reducer is called with what is already there and a value, numbers or whole registers of numbers, and returns both joined. It also has
 // - over(joined): the numbers of a register of joined values, joined into one number,
+// - over_rows(rows, count): the same of `count` registers, at most as many as one has numbers, which stand one behind the other; behind
+//   them stand zeros,
 // - combine(a, b): two results joined,
 // - sees_zeros: whether joining a zero changes anything.
 // Joining a NaN gives NaN. A sum with an infinite value is infinite or NaN; where one could be hidden, by a positive part or another
@@ -22,6 +24,12 @@ struct Sum {
   template <class Scalar, int Width>
   static Scalar over(const Lanes<Scalar, Width>& values) {
     return values.sum();
+  }
+  template <int Width, class Scalar>
+  static Lanes<Scalar, Width> over_rows(const Scalar* rows, Index /*count*/) {
+    Lanes<Scalar, Width> sums;
+    LaneRegister<Scalar, Width>::store(sums.data(), sums_of_rows<Scalar, Width>(rows));
+    return sums;
   }
   template <Real Scalar>
   static Scalar combine(Scalar a, Scalar b) {
@@ -84,7 +92,18 @@ EIGEN_ALWAYS_INLINE Lanes<Scalar, Width> with_nan_of(const Lanes<Scalar, Width>&
   return out;
 }
 
-struct Largest {
+/// What a register's extreme is made of is looked at number by number: so are several registers.
+template <class Reducer>
+struct Extreme {
+  template <int Width, class Scalar>
+  static Lanes<Scalar, Width> over_rows(const Scalar* rows, Index count) {
+    Lanes<Scalar, Width> joined = Lanes<Scalar, Width>::Zero();
+    for (Index k = 0; k < count; ++k) joined[k] = Reducer::over(Lanes<Scalar, Width>(lanes<Width>(rows + k * Width)));
+    return joined;
+  }
+};
+
+struct Largest : Extreme<Largest> {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {
@@ -104,7 +123,7 @@ struct Largest {
   }
 };
 
-struct Smallest {
+struct Smallest : Extreme<Smallest> {
   static constexpr bool sees_zeros = true;
   template <Real Scalar>
   Scalar operator()(Scalar old, Scalar value) const {

@@ -8,6 +8,7 @@
 #include <implicit_attention/kernels/convolution.hpp>
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
+#include <implicit_attention/kernels/tile_numbers.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -20,13 +21,14 @@ class ScanTile {
  public:
   using Lane = Lanes<Scalar, Width>;
 
-  ScanTile(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, Index channel)
+  ScanTile(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, Index channel, const NumberChange<Scalar>& gate)
       : surrounded_(&surrounded),
         input_(&input),
         channel_(channel),
         convolved_(surrounded, input, channel),
         documents_(surrounded.recurrence.starts),
         rows_(surrounded, channel),
+        gate_(rows_.gate, gate),
         rate_(rate_rows<Width>(surrounded.recurrence.rate, channel)),
         state_(surrounded.recurrence.state) {
     if (input.initial_state.empty())
@@ -46,6 +48,7 @@ class ScanTile {
     Scalar* const state = state_.data();
 
     const Scalar* const convolved = convolved_.enter(begin, end);
+    gate_.enter(begin, end, made_gate_);
     for (Index token = begin; token < end; ++token) {
       rows.template prefetch_token<Width>(token + tokens_in_a_run);
       if (token + tokens_in_a_run < recurrence.tokens) convolved_.prefetch_token(token + tokens_in_a_run);
@@ -74,7 +77,7 @@ class ScanTile {
       if (reads && !rows.query_scale.empty()) y *= part(rows.query_scale, token);
       if (read_before_update) y += part(rows.diagonal, token) * a;
       if (!rows.skip.empty()) y += part(rows.skip, 0) * a;
-      if (!rows.gate.empty()) y *= part(rows.gate, token);
+      if (!gate_.empty()) y *= lanes<Width>(gate_.row(token));
       lanes<Width>(out.data() + token * out.outerStride() + channel) = y;
     }
   }
@@ -91,6 +94,8 @@ class ScanTile {
   ConvolvedInput<Width, DiagonalRecurrence<Scalar>> convolved_;
   DocumentCursor documents_;
   SurroundedRows<Scalar> rows_;
+  TileNumbers<Width, Scalar> gate_;
+  RowVector<Scalar> made_gate_;
   LaneRows<Scalar, Width> rate_, state_;
 };
 
@@ -183,14 +188,15 @@ class TransposedScanTile {
 }  // namespace detail
 
 /// out = A x + (what the bias, the tail and the initial state give), (tokens, channels); the state after the last token into `final_state`
-/// (state, channels) if it is wanted. Linear in tokens, channels and state.
+/// (state, channels) if it is wanted. `gate`: what the gate is made by of the numbers that are given in its place. Linear in tokens, channels
+/// and state.
 template <Real Scalar>
 void scan(const SurroundedDiagonal<Scalar>& surrounded, const ScanInput<Scalar>& input, View<Scalar> out, const Executor& executor,
-          View<Scalar>* final_state = nullptr) {
+          View<Scalar>* final_state = nullptr, const NumberChange<Scalar>& gate = {}) {
   const detail::ChannelGroups groups(channel_runs(surrounded.recurrence.channels));
   detail::run_loop(executor, groups.count(), [&](Index group) {
     auto tiles = groups.tiles(
-        group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(surrounded, input, run.channel); });
+        group, [&]<int Width>(const ChannelRun& run) { return detail::ScanTile<Width, Scalar>(surrounded, input, run.channel, gate); });
     detail::for_token_runs(surrounded.recurrence.tokens,
                            [&](Index begin, Index end) { tiles.each([&](auto& tile) { tile.walk(begin, end, out); }); });
     if (final_state) tiles.each([&](const auto& tile) { tile.copy_state(*final_state); });

@@ -37,19 +37,20 @@ class ScanGradientTokens : protected TileRegisters<Width, Scalar> {
   using typename Base::Register, typename Base::Registers, typename Base::Row;
 
   ScanGradientTokens(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
-                     Index channel)
+                     Index channel, const ScanFunctions<Scalar>& functions)
       : recurrence_(&surrounded.recurrence),
         channel_(channel),
-        gate_(surrounded.gate, channel),
+        gate_(ArrayRows<Scalar>(surrounded.gate, channel), functions.gate),
+        gate_slope_(functions.gate_slope ? ArrayRows<Scalar>(surrounded.gate, channel) : ArrayRows<Scalar>(), functions.gate_slope),
         skip_(surrounded.skip, channel),
-        states_(surrounded.recurrence, input, initial_state, block, channel) {}
+        states_(surrounded.recurrence, input, initial_state, block, channel, functions.input) {}
 
   // A tile's numbers of one token lie far from those of the next one, and no processor foresees so many rows at a time.
   EIGEN_ALWAYS_INLINE void prefetch_read(Index token, const ConstView<Scalar>& g, ScanGradient<Scalar>& gradient) const {
     if (token >= recurrence_->tokens) return;
     states_.prefetch_token(token);
     prefetch<Width>(g.data() + token * g.outerStride() + channel_);
-    prefetch<Width>(gate_, token);
+    gate_.prefetch_token(token);
     for (Matrix<Scalar>* const written : {&gradient.query_scale, &gradient.gate})
       if (written->size() != 0) prefetch_written<Width>(&(*written)(token, channel_));
   }
@@ -85,7 +86,8 @@ class ScanGradientTokens : protected TileRegisters<Width, Scalar> {
 
   const DiagonalRecurrence<Scalar>* recurrence_;
   Index channel_;
-  ArrayRows<Scalar> gate_, skip_;
+  TileNumbers<Width, Scalar> gate_, gate_slope_;
+  ArrayRows<Scalar> skip_;
   StateCheckpoints<Width, Scalar> states_;
 };
 
@@ -98,8 +100,9 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
   using typename Base::Scratch;
 
   ScanGradientTile(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
-                   Index channel)
-      : Base(surrounded, input, initial_state, block, channel), adjoint_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)) {}
+                   Index channel, const ScanFunctions<Scalar>& functions)
+      : Base(surrounded, input, initial_state, block, channel, functions),
+        adjoint_(LaneRows<Scalar, Width>::Zero(surrounded.recurrence.state)) {}
 
   /// Keeps the states at the beginning of every block.
   void walk_forwards(Scratch& scratch) { states_.walk_forwards(scratch); }
@@ -112,11 +115,13 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
     const Index states = recurrence_->state, row = states * Width;
     Scalar *const met = scratch.met.data(), *const decays = scratch.decays.data();
     std::copy_n(states_.at(begin), row, met);
+    states_.enter(begin, end, scratch);
+    gate_.enter(begin, end, scratch.gate);
+    gate_slope_.enter(begin, end, scratch.gate_slope);
     const auto run = [&]<bool ReadsBefore>() {
       for (Index token = begin; token < end; ++token) {
         const Index at = token - begin;
         prefetch_read(token + tokens_in_a_run, g, gradient);
-        if (states_.set_decays(token, decays + at * row)) std::fill_n(met + at * row, row, Scalar(0));
         read<ReadsBefore>(token, scratch, decays + at * row, met + at * row, g, gradient);
         add_sums(token, scratch, query_sums);
       }
@@ -136,21 +141,24 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
  private:
   using Base::add_sums, Base::gated, Base::prefetch_read, Base::prefetch_step_back;
   using Base::lane, Base::registers, Base::load, Base::store;
-  using Base::recurrence_, Base::channel_, Base::states_;
+  using Base::recurrence_, Base::channel_, Base::states_, Base::gate_, Base::gate_slope_;
   using typename Base::Register, typename Base::Registers, typename Base::Row;
 
   /// Advances the state by one token, and makes the gradients that need only the state: those of the query, as products, its scale and the
   /// gate.
   template <bool ReadsBefore>
-  IMPLICIT_ATTENTION_FLATTEN void read(Index token, Scratch& scratch, const Scalar* decay, Scalar* met, const ConstView<Scalar>& g,
+  IMPLICIT_ATTENTION_FLATTEN void read(Index token, Scratch& scratch, Scalar* decays, Scalar* met, const ConstView<Scalar>& g,
                                        ScanGradient<Scalar>& gradient) const {
     const Index states = recurrence_->state;
     const auto [query, key, scale, read_scale, a] = states_.parts(token, scratch);
-    Row value, weights, sums;
+    const bool fresh = states_.starts_at(token);  // nothing decays into a document, whatever its step holds
+    if (fresh) std::fill_n(met, states * Width, Scalar(0));
+    Row value, weights, sums, step;
     IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       value[r] = load(a + r * lane) * load(scale + r * lane);
       weights[r] = gated(token, r, g) * load(read_scale + r * lane);
+      step[r] = load(states_.steps(token) + r * lane);
       sums[r] = Registers::zero();
     }
     for (Index n = 0; n < states; ++n) {
@@ -158,7 +166,9 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
       IMPLICIT_ATTENTION_UNROLL
       for (int r = 0; r < registers; ++r) {
         const Index at = n * Width + r * lane;
-        const Register before = load(met + at), after = load(decay + at) * before + key[n] * value[r];
+        const Register decay = fresh ? Registers::zero() : Register(states_.decay(n, r, step[r])), before = load(met + at),
+                       after = decay * before + key[n] * value[r];
+        store(decays + at, decay);
         store(met + states * Width + at, after);
         const Register seen = ReadsBefore ? before : after;
         sums[r] += query[n] * seen;
@@ -170,10 +180,11 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
     for (int r = 0; r < registers; ++r) {
       const Index column = channel_ + r * lane;
       if (gradient.query_scale.size() != 0) store(&gradient.query_scale(token, column), gated(token, r, g) * sums[r]);
-      if (gradient.gate.size() != 0)
-        store(&gradient.gate(token, column),
-              load(g.data() + token * g.outerStride() + column) *
-                  (load(read_scale + r * lane) * sums[r] + Base::template direct<ReadsBefore>(token, r) * load(a + r * lane)));
+      if (gradient.gate.size() == 0) continue;
+      Register gate_gradient = load(g.data() + token * g.outerStride() + column) *
+                               (load(read_scale + r * lane) * sums[r] + Base::template direct<ReadsBefore>(token, r) * load(a + r * lane));
+      if (!gate_slope_.empty()) gate_gradient *= load(gate_slope_.row(token) + r * lane);
+      store(&gradient.gate(token, column), gate_gradient);
     }
   }
 
@@ -238,13 +249,15 @@ class ScanGradientTile : private ScanGradientTokens<Width, Scalar> {
 
 /// Given y = gate (R + diag(skip)) a (+ what `initial_state` (state, channels) gives, a constant) and g = dL/dy (tokens, channels), the
 /// gradients with respect to a, the gate and everything R is made of; nothing else of `surrounded` is read. `one_step`: the key's scale is
-/// the step itself, so that `step` is to have the gradient of both and `key_scale` to be empty. Time linear in tokens, channels and state;
+/// the step itself, so that `step` is to have the gradient of both and `key_scale` to be empty. `functions`: what a and the gate are made by
+/// of the numbers that are given in their places. Time linear in tokens, channels and state;
 /// memory linear in tokens, states being kept for one token a block. Sums over channels are joined group after group, so the result is the
 /// same for any number of workers.
 template <Real Scalar>
 [[nodiscard]] ScanGradient<Scalar> scan_gradient(const SurroundedDiagonal<Scalar>& surrounded, ConstView<Scalar> a,
                                                  const Array<Scalar>& initial_state, ConstView<Scalar> g,
-                                                 const Executor& executor = serial_executor(), bool one_step = false) {
+                                                 const Executor& executor = serial_executor(), bool one_step = false,
+                                                 const ScanFunctions<Scalar>& functions = {}) {
   const DiagonalRecurrence<Scalar>& recurrence = surrounded.recurrence;
   const Index tokens = recurrence.tokens, channels = recurrence.channels, states = recurrence.state;
   recurrence.check();
@@ -268,7 +281,7 @@ template <Real Scalar>
   detail::run_loop(executor, groups.count(), [&](Index group) {
     detail::ScanGradientScratch<Scalar> scratch(recurrence);
     auto tiles = groups.tiles(group, [&]<int Width>(const ChannelRun& run) {
-      return detail::ScanGradientTile<Width, Scalar>(surrounded, a, initial_state, scratch.block, run.channel);
+      return detail::ScanGradientTile<Width, Scalar>(surrounded, a, initial_state, scratch.block, run.channel, functions);
     });
     tiles.each([&](auto& tile) { tile.walk_forwards(scratch); });
     const auto part_in = [&](Matrix<Scalar>& parts) { return parts.size() == 0 ? nullptr : &parts(group * tokens, 0); };

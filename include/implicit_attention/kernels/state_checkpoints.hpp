@@ -9,6 +9,7 @@
 #include <implicit_attention/kernels/lanes.hpp>
 #include <implicit_attention/kernels/recurrence.hpp>
 #include <implicit_attention/kernels/tile_decays.hpp>
+#include <implicit_attention/kernels/tile_numbers.hpp>
 
 #include <implicit_attention/core/host_macros_off.hpp>
 IMPLICIT_ATTENTION_NAMESPACE_BEGIN
@@ -38,7 +39,8 @@ struct ScanGradientScratch {
   RowVector<Scalar> ones;  ///< in the place of arrays that are not there
   Index block;
   Matrix<Scalar> met, decays;  ///< a tile's, by token of the block and state: the states that tokens meet, and decays into them
-  RowVector<Scalar> products;  ///< a token's, by state and place in a register: what is still to be added up over channels
+  RowVector<Scalar> input, gate, gate_slope;  ///< a tile's, by token of the block, where they are made: see TileNumbers
+  RowVector<Scalar> products;                 ///< a token's, by state and place in a register: what is still to be added up over channels
 };
 
 /// A row of `Width` channels as registers: no wider than the scratch's products, which are added up by place in one.
@@ -65,10 +67,11 @@ class StateCheckpoints : private TileRegisters<Width, Scalar> {
  public:
   using Scratch = ScanGradientScratch<Scalar>;
 
+  /// `input_change`: what the input is made by of the numbers given, see ScanFunctions.
   StateCheckpoints(const DiagonalRecurrence<Scalar>& recurrence, ConstView<Scalar> input, const Array<Scalar>& initial_state, Index block,
-                   Index channel)
+                   Index channel, const NumberChange<Scalar>& input_change = {})
       : recurrence_(&recurrence),
-        input_(input),
+        input_(ArrayRows<Scalar>(Array<Scalar>::view(input), channel), input_change),
         block_(block),
         channel_(channel),
         decays_(recurrence.rate, channel),
@@ -85,14 +88,16 @@ class StateCheckpoints : private TileRegisters<Width, Scalar> {
     for (Index begin = block_; begin < recurrence_->tokens; begin += block_) {
       Scalar* const state = begins_.data() + begin / block_ * states * Width;
       std::copy_n(state - states * Width, states * Width, state);
+      enter(begin - block_, begin, scratch);
       for (Index token = begin - block_; token < begin; ++token) {
         prefetch_token(token + tokens_in_a_run);
-        const bool fresh = set_decays(token, scratch.decays.data());
-        if (fresh) std::fill_n(state, states * Width, Scalar(0));
-        step(token, scratch, scratch.decays.data(), state);
+        step(token, scratch, state);
       }
     }
   }
+
+  /// Makes the input of tokens begin .. end - 1 of one block, before they are gone through.
+  void enter(Index begin, Index end, Scratch& scratch) { input_.enter(begin, end, scratch.input); }
 
   /// The states, (state, Width), before token `begin`, where a block begins.
   [[nodiscard]] const Scalar* at(Index begin) const { return begins_.data() + begin / block_ * recurrence_->state * Width; }
@@ -101,52 +106,51 @@ class StateCheckpoints : private TileRegisters<Width, Scalar> {
   [[nodiscard]] bool starts_at(Index token) const {
     return std::binary_search(recurrence_->starts.begin(), recurrence_->starts.end(), token);
   }
-  /// The decays into a token, (state, Width). Into a document they are zero, whatever its step holds; returns whether it begins one.
-  bool set_decays(Index token, Scalar* to) const {
-    const Index states = recurrence_->state;
-    const bool fresh = starts_at(token);
-    if (fresh) {
-      std::fill_n(to, states * Width, Scalar(0));
-      return true;
-    }
-    decays_.set(recurrence_->step.row(token) + channel_, to);
-    return false;
+  /// The tile's steps into a token, and the decays that they make of state `n` in register `r`.
+  [[nodiscard]] const Scalar* steps(Index token) const { return recurrence_->step.row(token) + channel_; }
+  [[nodiscard]] EIGEN_ALWAYS_INLINE auto decay(Index n, int r, const typename TileDecays<Width, Scalar>::Register::type& step) const {
+    return decays_.at(n, r, step);
   }
   /// Asks for a token's numbers by channel.
   EIGEN_ALWAYS_INLINE void prefetch_token(Index token) const {
     if (token >= recurrence_->tokens) return;
     for (const Array<Scalar>* const array : {&recurrence_->step, &recurrence_->key_scale, &recurrence_->query_scale})
       if (!array->empty()) prefetch<Width>(array->row(token) + channel_);
-    prefetch<Width>(input_.data() + token * input_.outerStride() + channel_);
+    input_.prefetch_token(token);
   }
   [[nodiscard]] TokenParts<Scalar> parts(Index token, const Scratch& scratch) const {
     const auto row = [&](const Array<Scalar>& array, Index column) {
       return array.empty() ? scratch.ones.data() : array.row(token) + column;
     };
     return {row(recurrence_->query, 0), row(recurrence_->key, 0), row(recurrence_->key_scale, channel_),
-            row(recurrence_->query_scale, channel_), input_.data() + token * input_.outerStride() + channel_};
+            row(recurrence_->query_scale, channel_), input_.row(token)};
   }
 
  private:
   using Base = TileRegisters<Width, Scalar>;
   using Base::lane, Base::registers, Base::load, Base::store;
-  using typename Base::Row;
+  using typename Base::Register, typename Base::Row;
 
-  /// state = decay state + key value.
-  IMPLICIT_ATTENTION_FLATTEN void step(Index token, const Scratch& scratch, const Scalar* decay, Scalar* state) const {
+  /// state = decay state + key value. Nothing decays into a document, whatever its step holds.
+  IMPLICIT_ATTENTION_FLATTEN void step(Index token, const Scratch& scratch, Scalar* state) const {
     const TokenParts<Scalar> of = parts(token, scratch);
-    Row value;
+    const bool fresh = starts_at(token);
+    Row value, by;
     IMPLICIT_ATTENTION_UNROLL
-    for (int r = 0; r < registers; ++r) value[r] = load(of.input + r * lane) * load(of.key_scale + r * lane);
+    for (int r = 0; r < registers; ++r) {
+      value[r] = load(of.input + r * lane) * load(of.key_scale + r * lane);
+      by[r] = load(steps(token) + r * lane);
+    }
     for (Index n = 0; n < recurrence_->state; ++n) IMPLICIT_ATTENTION_UNROLL
     for (int r = 0; r < registers; ++r) {
       const Index at = n * Width + r * lane;
-      store(state + at, load(decay + at) * load(state + at) + of.key[n] * value[r]);
+      const Register written = of.key[n] * value[r];
+      store(state + at, fresh ? written : Register(decays_.at(n, r, by[r]) * load(state + at) + written));
     }
   }
 
   const DiagonalRecurrence<Scalar>* recurrence_;
-  ConstView<Scalar> input_;
+  TileNumbers<Width, Scalar> input_;
   Index block_, channel_;
   TileDecays<Width, Scalar> decays_;
   LaneRows<Scalar, Width> begins_;  // (blocks * state)

@@ -22,14 +22,9 @@ class TileDecays {
   /// (states, Width)
   [[nodiscard]] const Scalar* rate() const { return rate_.data(); }
 
-  /// The decays (states, Width) of a token's steps (Width).
-  IMPLICIT_ATTENTION_FLATTEN void set(const Scalar* step, Scalar* to) const {
-    const Scalar* const rate = rate_.data();
-    const Index count = rate_.rows() * registers;
-    for (Index row = 0; row < count; row += registers)
-      for (int r = 0; r < registers; ++r)
-        Register::store(to + (row + r) * lane, Register::load(rate + (row + r) * lane) * Register::load(step + r * lane));
-    exponentiate(to, count * lane);
+  /// The decays of state `n` in register `r` of the tile, by the channels' steps there.
+  [[nodiscard]] EIGEN_ALWAYS_INLINE typename Register::type at(Index n, int r, const typename Register::type& step) const {
+    return exponentials<Scalar, lane>(Register::load(rate_.data() + n * Width + r * lane) * step);
   }
 
  private:

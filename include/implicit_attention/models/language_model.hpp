@@ -325,7 +325,8 @@ ForwardPass<S> LanguageModel<S>::run(Array<Scalar> embeddings, const ForwardOpti
   // Residual streams are kept in any case; what a layer adds to them is known once one has run.
   const std::size_t residuals = static_cast<std::size_t>(residual.size() * (layer_count() + 1)) * sizeof(Scalar);
   const LayerReads kept_for = !options.keep_mixers ? LayerReads::walk : options.keep_outputs ? LayerReads::all : LayerReads::maps;
-  const bool mixers_read = options.keep != Keep::logits || visit || options.check_finite;
+  const bool mixers_read = options.keep == Keep::activations || (options.keep == Keep::residuals && kept_for != LayerReads::walk) ||
+                           visit || options.check_finite;
   std::size_t left = options.keep == Keep::residuals && options.memory > residuals ? options.memory - residuals : 0, layer_bytes = 0;
   for (Index layer = 0; layer < layer_count(); ++layer) {
     LayerPass<Scalar> before;

@@ -77,15 +77,21 @@ template <Real S>
 using GateInput [[deprecated("renamed: FunctionOf")]] = FunctionOf<S>;
 
 namespace detail {
-/// gate * (R + diag(skip)), as the scans take it; `gates` (tokens, channels) or null.
+/// gate * (R + diag(skip)), as the scans take it; `gate` (tokens, channels) or empty.
 template <Real S>
-[[nodiscard]] SurroundedDiagonal<S> gated_and_skipped(const DiagonalRecurrence<S>& recurrence, const Array<S>& skip,
-                                                      const Matrix<S>* gates) {
+[[nodiscard]] SurroundedDiagonal<S> gated_and_skipped(const DiagonalRecurrence<S>& recurrence, const Array<S>& skip, const Array<S>& gate) {
   SurroundedDiagonal<S> surrounded;
   surrounded.recurrence = recurrence;
   surrounded.skip = skip;
-  if (gates != nullptr) surrounded.gate = Array<S>::view(*gates);
+  surrounded.gate = gate;
   return surrounded;
+}
+
+/// A function, or its slope, of a few numbers at a time; nothing where there are none or the function is none.
+template <Real S>
+[[nodiscard]] NumberChange<S> change_by(const FunctionOf<S>& of, TakeFunction<S> take) {
+  if (of.z.empty() || of.function == Function::identity) return {};
+  return [take, function = of.function](Numbers<S> numbers) { take(function, numbers); };
 }
 
 template <Real S>
@@ -100,11 +106,10 @@ struct DiagonalRecurrenceBack {
   Array<S> initial_state;
 
   void walk(Back<S>& back, const Matrix<S>& g) const {
-    const Matrix<S> gates = values(gate, back);
     if (back.exact())
-      walk_gradient(back, g, gates);
+      walk_gradient(back, g);
     else
-      walk_relevance(back, g, gates);
+      walk_relevance(back, g, values(gate, back));
   }
 
  private:
@@ -113,13 +118,13 @@ struct DiagonalRecurrenceBack {
   }
   [[nodiscard]] Array<S> numbers_of_x(const Back<S>& back) const { return x.empty() ? Array<S>(values(x_of, back)) : x.numbers; }
   void walk_relevance(Back<S>& back, const Matrix<S>& g, const Matrix<S>& gates) const;
-  void walk_gradient(Back<S>& back, const Matrix<S>& g, const Matrix<S>& gates) const;
+  void walk_gradient(Back<S>& back, const Matrix<S>& g) const;
 };
 
 template <Real S>
 void DiagonalRecurrenceBack<S>::walk_relevance(Back<S>& back, const Matrix<S>& g, const Matrix<S>& gates) const {
   const bool gated = !gate.z.empty();
-  const SurroundedDiagonal<S> ungated = gated_and_skipped<S>(recurrence, skip, nullptr);
+  const SurroundedDiagonal<S> ungated = gated_and_skipped<S>(recurrence, skip, {});
   Matrix<S> affine;
   if (!initial_state.empty()) {
     ScanInput<S> input;
@@ -153,16 +158,16 @@ void DiagonalRecurrenceBack<S>::walk_relevance(Back<S>& back, const Matrix<S>& g
 }
 
 template <Real S>
-void DiagonalRecurrenceBack<S>::walk_gradient(Back<S>& back, const Matrix<S>& g, const Matrix<S>& gates) const {
-  const bool gated = !gate.z.empty(), one_step = inputs.step.recorded() && inputs.step.slot == inputs.key_scale.slot;
-  ScanGradient<S> scanned = scan_gradient<S>(gated_and_skipped<S>(recurrence, skip, gated ? &gates : nullptr), *numbers_of_x(back),
-                                             initial_state, g, back.executor(), one_step);
-  if (gated && gate.z.recorded()) {
-    for_row_panels(g.rows(), g.cols(), back.executor(), [&](Index first, Index count) {
-      multiply_by_function<S>(numbers_in<S>(scanned.gate, first, count), take_slopes<S>, gate.function, (*gate.z).middleRows(first, count));
-    });
-    back.add(gate.z, std::move(scanned.gate));
-  }
+void DiagonalRecurrenceBack<S>::walk_gradient(Back<S>& back, const Matrix<S>& g) const {
+  const bool one_step = inputs.step.recorded() && inputs.step.slot == inputs.key_scale.slot;
+  const Array<S>& of_x = x.empty() ? x_of.z.numbers : x.numbers;
+  ScanFunctions<S> functions;
+  if (x.empty()) functions.input = change_by<S>(x_of, take_values<S>);
+  functions.gate = change_by<S>(gate, take_values<S>);
+  functions.gate_slope = change_by<S>(gate, take_slopes<S>);
+  ScanGradient<S> scanned = scan_gradient<S>(gated_and_skipped<S>(recurrence, skip, gate.z.numbers), *of_x, initial_state, g,
+                                             back.executor(), one_step, functions);
+  back.add(gate.z, std::move(scanned.gate));
   back.add(x, std::move(scanned.input));
   back.add(inputs.step, std::move(scanned.step));
   back.add(inputs.query, std::move(scanned.query));
@@ -191,17 +196,17 @@ template <Real S>
     numbers = *known;
   } else {
     Matrix<S> out = large_matrix<S>(recurrence.tokens, recurrence.channels, "an output");
-    const Matrix<S> gates = gate.z.empty() ? Matrix<S>() : function_values<S>(gate.function, *gate.z, trace.executor());
-    const SurroundedDiagonal<S> surrounded = detail::gated_and_skipped(recurrence, skip, gate.z.empty() ? nullptr : &gates);
+    const SurroundedDiagonal<S> surrounded = detail::gated_and_skipped(recurrence, skip, gate.z.numbers);
+    const NumberChange<S> gate_by = detail::change_by<S>(gate, detail::take_values<S>);
     ScanInput<S> input;
     input.x = x.numbers;
     input.initial_state = initial_state;
     if (final_state != nullptr) {
       final_state->resize(recurrence.state, recurrence.channels);
       View<S> state(*final_state);
-      scan<S>(surrounded, input, out, trace.executor(), &state);
+      scan<S>(surrounded, input, out, trace.executor(), &state, gate_by);
     } else {
-      scan<S>(surrounded, input, out, trace.executor());
+      scan<S>(surrounded, input, out, trace.executor(), nullptr, gate_by);
     }
     numbers = std::move(out);
   }

@@ -14,14 +14,14 @@ IMPLICIT_ATTENTION_NAMESPACE_BEGIN
 
 namespace detail {
 /// Numbers of the values' shape, made by fill(panel, first, count) row by row: in place of the first of them whose last use this is, that
-/// is, where nothing is recorded and nothing shares them. An operation takes what it may overwrite by value, so that whoever has no more use
-/// for a value moves it in: a text's activations are then one array after the other in the same memory.
+/// is, where nothing shares them, and, where `walk_reads` them, nothing is recorded. An operation takes what it may overwrite by value, so
+/// that whoever has no more use for a value moves it in: a text's activations are then one array after the other in the same memory.
 template <Real S, class Fill>
-[[nodiscard]] Array<S> filled_over(std::initializer_list<Value<S>*> values, const Fill& fill) {
+[[nodiscard]] Array<S> filled_over(std::initializer_list<Value<S>*> values, const Fill& fill, bool walk_reads = true) {
   const Value<S>& first_value = **values.begin();
   const Index rows = first_value.rows(), columns = first_value.cols();
   const Executor& executor = first_value.trace->executor();
-  if (!first_value.trace->recording())
+  if (!walk_reads || !first_value.trace->recording())
     for (Value<S>* const value : values)
       if (Matrix<S>* const own = value->numbers.sole_owner(); own != nullptr && own->rows() == rows && own->cols() == columns) {
         for_row_panels(rows, columns, executor,
@@ -70,10 +70,13 @@ struct SoftplusBack {
 
 /// f(x), in place of x where this is its last use.
 template <Real S>
-[[nodiscard]] Array<S> function_over(Function function, Value<S>& x) {
-  return filled_over<S>({&x}, [function, from = *x](View<S> panel, Index first, Index count) {
-    set_changed<S>(panel, from.middleRows(first, count), [function](Numbers<S> numbers) { take_values<S>(function, numbers); });
-  });
+[[nodiscard]] Array<S> function_over(Function function, Value<S>& x, bool walk_reads = true) {
+  return filled_over<S>(
+      {&x},
+      [function, from = *x](View<S> panel, Index first, Index count) {
+        set_changed<S>(panel, from.middleRows(first, count), [function](Numbers<S> numbers) { take_values<S>(function, numbers); });
+      },
+      walk_reads);
 }
 }  // namespace detail
 
@@ -94,7 +97,7 @@ template <Real S>
 }
 template <Real S>
 [[nodiscard]] Value<S> softplus(Value<S> x) {
-  Array<S> out = detail::function_over(Function::softplus, x);
+  Array<S> out = detail::function_over(Function::softplus, x, false);
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(out, detail::SoftplusBack<S>{x.link(), out});
 }
@@ -102,9 +105,12 @@ template <Real S>
 /// a + b.
 template <Real S>
 [[nodiscard]] Value<S> add(Value<S> a, Value<S> b) {
-  Array<S> out = detail::filled_over<S>({&a, &b}, [from_a = *a, from_b = *b](View<S> panel, Index first, Index count) {
-    panel = from_a.middleRows(first, count) + from_b.middleRows(first, count);
-  });
+  Array<S> out = detail::filled_over<S>(
+      {&a, &b},
+      [from_a = *a, from_b = *b](View<S> panel, Index first, Index count) {
+        panel = from_a.middleRows(first, count) + from_b.middleRows(first, count);
+      },
+      false);
   if (!a.trace->records({&a, &b})) return a.trace->constant(std::move(out));
   return a.trace->record(std::move(out), [a = a.link(), b = b.link()](Back<S>& back, Matrix<S>& g) {
     back.add(a, g);
@@ -128,7 +134,7 @@ template <Real S>
 [[nodiscard]] Value<S> times(Value<S> x, S factor) {
   if (factor == S(1)) return x;
   Array<S> out = detail::filled_over<S>(
-      {&x}, [factor, from = *x](View<S> panel, Index first, Index count) { panel = from.middleRows(first, count) * factor; });
+      {&x}, [factor, from = *x](View<S> panel, Index first, Index count) { panel = from.middleRows(first, count) * factor; }, false);
   if (!x.trace->records({&x})) return x.trace->constant(std::move(out));
   return x.trace->record(std::move(out), [x = x.link(), factor](Back<S>& back, Matrix<S>& g) {
     g *= factor;
