@@ -5,28 +5,28 @@
 
 #include <implicit_attention/kernels/scan_gradient.hpp>
 
-#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                      \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Neither);                   \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                      \
-  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                     \
-  TEMPLATE void detail::widen(Dtype, const std::byte*, Index, S*, Index);                                                            \
-  TEMPLATE struct DiagonalRecurrence<S>;                                                                                             \
-  TEMPLATE class detail::ChannelTile<S>;                                                                                             \
-  TEMPLATE class detail::RowTile<1, S>;                                                                                              \
-  TEMPLATE class detail::RowTile<8, S>;                                                                                              \
-  TEMPLATE class detail::RowTile<32, S>;                                                                                             \
-  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*, const NumberChange<S>&); \
-  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                               \
-  TEMPLATE ScanGradient<S> scan_gradient(const SurroundedDiagonal<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&, \
-                                         bool, const ScanFunctions<S>&);                                                             \
-  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                               \
-  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                \
-  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,          \
-                               const Executor&);                                                                                     \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Add)                                                              \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddAbsolute)                                                      \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddPositive)                                                      \
-  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Largest)                                                          \
+#define IMPLICIT_ATTENTION_KERNELS(TEMPLATE, S)                                                                                            \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Neither);                         \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Left);                            \
+  TEMPLATE void detail::signed_product(View<S>, ConstView<S>, ConstView<S>, S, bool, detail::Transposed::Right);                           \
+  TEMPLATE void detail::widen(Dtype, const std::byte*, Index, S*, Index);                                                                  \
+  TEMPLATE struct DiagonalRecurrence<S>;                                                                                                   \
+  TEMPLATE class detail::ChannelTile<S>;                                                                                                   \
+  TEMPLATE class detail::RowTile<1, S>;                                                                                                    \
+  TEMPLATE class detail::RowTile<8, S>;                                                                                                    \
+  TEMPLATE class detail::RowTile<32, S>;                                                                                                   \
+  TEMPLATE void scan(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&, View<S>*, const NumberChange<S>&);       \
+  TEMPLATE void scan_transposed(const SurroundedDiagonal<S>&, ConstView<S>, View<S>, const Executor&);                                     \
+  TEMPLATE ScanGradient<S> scan_gradient(const SurroundedDiagonal<S>&, ConstView<S>, const Array<S>&, ConstView<S>, const Executor&, bool, \
+                                         const ScanFunctions<S>&);                                                                         \
+  TEMPLATE void convolve(const SurroundedDiagonal<S>&, const ScanInput<S>&, View<S>, const Executor&);                                     \
+  TEMPLATE void convolve_transposed(ConstView<S>, const std::vector<Index>&, ConstView<S>, View<S>, const Executor&);                      \
+  TEMPLATE void attention_rows(const SurroundedDiagonal<S>&, const std::vector<Index>&, const std::vector<Index>&, View<S>,                \
+                               const Executor&);                                                                                           \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Add)                                                                    \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddAbsolute)                                                            \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, AddPositive)                                                            \
+  IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Largest)                                                                \
   IMPLICIT_ATTENTION_REDUCED_ROWS(TEMPLATE, S, SurroundedDiagonal, Smallest)
 #define IMPLICIT_ATTENTION_HEAD_KERNELS(TEMPLATE, S)                                                                                       \
   TEMPLATE struct HeadRecurrence<S>;                                                                                                       \
