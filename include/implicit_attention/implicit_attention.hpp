@@ -111,6 +111,7 @@
 #include <implicit_attention/trace/token_order.hpp>
 #include <implicit_attention/trace/trace.hpp>
 #include <implicit_attention/trace/walk_back.hpp>
+#include <implicit_attention/layers/activation_checks.hpp>
 #include <implicit_attention/layers/decay_rate.hpp>
 #include <implicit_attention/layers/delta_rule.hpp>
 #include <implicit_attention/layers/delta_rule_form.hpp>
