@@ -44,7 +44,7 @@ std::vector<BadFile> bad_safetensors() {
   return {
       {"empty", "", {"not a safetensors file", "0 bytes", "at least 8"}},
       {"shorter than a length", "abc", {"not a safetensors file", "3 bytes"}},
-      {"a length of zero", safetensors_bytes("", eight), {"header", "beginning with {", "came nothing"}},
+      {"a length of zero", safetensors_bytes("", eight), {"header", "beginning with {", "found nothing"}},
       {"a length beyond the file", bytes_of<std::uint64_t>({4096}) + "{}", {"header length 4096", "only 2", "cut short"}},
       {"a length beyond the format", bytes_of<std::uint64_t>({100'000'001}) + "{}", {"header length 100000001", "at most 100000000"}},
       {"a length of all ones", bytes_of<std::uint64_t>({~std::uint64_t{0}}) + "{}", {"header length 18446744073709551615"}},
@@ -53,9 +53,9 @@ std::vector<BadFile> bad_safetensors() {
       {"not JSON", safetensors_bytes("{\"x\": oh}", eight), {"header", "not valid JSON at byte"}},
       {"JSON cut short", safetensors_bytes("{\"x\":{\"dtype\":\"F32\"", eight), {"not valid JSON"}},
       {"two documents", safetensors_bytes("{} {}", ""), {"not valid JSON"}},
-      {"a list", safetensors_bytes("[1]", ""), {"beginning with {", "came ["}},
-      {"nothing but blanks", safetensors_bytes(" \n", ""), {"beginning with {", "came nothing"}},
-      {"a letter after blanks", safetensors_bytes("  x{}", ""), {"beginning with {", "came x"}},
+      {"a list", safetensors_bytes("[1]", ""), {"beginning with {", "found ["}},
+      {"nothing but blanks", safetensors_bytes(" \n", ""), {"beginning with {", "found nothing"}},
+      {"a letter after blanks", safetensors_bytes("  x{}", ""), {"beginning with {", "found x"}},
       {"not UTF-8", safetensors_bytes("{\"\xC3(\":" + good + "}", eight), {"not valid UTF-8 at byte 2"}},
       {"overlong UTF-8", safetensors_bytes("{\"\xC0\xAF\":" + good + "}", eight), {"not valid UTF-8 at byte 2"}},
       {"a million lists deep", safetensors_bytes(deep, eight), {"nested deeper than the 3 levels"}},
@@ -330,13 +330,13 @@ TEST_CASE("writing what cannot be written", "[io]") {
   const fs::path path = folder / "out.safetensors", npy = folder / "out.npy";
   const float one = 1;
   const auto write = [&](const std::vector<TensorToWrite>& tensors) { return error_of([&] { write_safetensors(path, tensors); }); };
-  expect_error(write({{"a", {&one, {1}}}, {"a", {&one, {1}}}}), ErrorKind::value, {path.string(), "tensor a", "there twice"});
+  expect_error(write({{"a", {&one, {1}}}, {"a", {&one, {1}}}}), ErrorKind::value, {path.string(), "tensor a", "appears twice"});
   expect_error(write({{"__metadata__", {&one, {1}}}}), ErrorKind::value, {"__metadata__", "reserved"});
   expect_error(write({{"\xFF", {&one, {1}}}}), ErrorKind::value, {path.string(), "\\xFF", "not valid UTF-8"});
   expect_error(write({{"a", {&one, {-1, 2}}}}), ErrorKind::shape, {"tensor a", "(-1, 2)", "negative"});
   expect_error(write({{"a", {&one, {std::numeric_limits<Index>::max(), 2}}}}), ErrorKind::shape, {"tensor a", "overflows"});
   expect_error(write({{"a", {std::vector<float>{1, 2}, std::vector<Index>{3}}}}), ErrorKind::shape,
-               {"tensor a", "(3) is 3 numbers", "came 2"});
+               {"tensor a", "(3) is 3 numbers", "but there are 2"});
   expect_error(write({{"a", {static_cast<const float*>(nullptr), {3}}}}), ErrorKind::value, {"tensor a", "no numbers"});
   expect_error(error_of([&] { write_safetensors(path, {}, {{"k", "\xFF"}}); }), ErrorKind::value, {path.string(), "not valid UTF-8"});
   expect_error(error_of([&] {
