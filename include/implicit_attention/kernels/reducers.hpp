@@ -26,9 +26,12 @@ struct Sum {
     return values.sum();
   }
   template <int Width, class Scalar>
-  static Lanes<Scalar, Width> over_rows(const Scalar* rows, Index /*count*/) {
-    Lanes<Scalar, Width> sums;
-    LaneRegister<Scalar, Width>::store(sums.data(), sums_of_rows<Scalar, Width>(rows));
+  static Lanes<Scalar, Width> over_rows(const Scalar* rows, Index count) {
+    Lanes<Scalar, Width> sums = Lanes<Scalar, Width>::Zero();
+    if constexpr (Width <= computed_lanes<Scalar>)  // else one is computed as several registers, which no shuffle crosses
+      LaneRegister<Scalar, Width>::store(sums.data(), sums_of_rows<Scalar, Width>(rows));
+    else
+      for (Index k = 0; k < count; ++k) sums[k] = over(Lanes<Scalar, Width>(lanes<Width>(rows + k * Width)));
     return sums;
   }
   template <Real Scalar>
