@@ -16,7 +16,7 @@ namespace detail {
 #if defined(__GNUC__)
 /// exp of a register of numbers within 2 units in the last place; what is below twice the smallest normal number is 0, so is the one of
 /// minus infinity, and NaN stays. Eigen's also serves denormal results, for twice the time.
-EIGEN_ALWAYS_INLINE VectorRegister<float>::type exponential_of_decays(const VectorRegister<float>::type& given) {
+EIGEN_ALWAYS_INLINE VectorRegister<float>::type exponential_of_decays(VectorRegister<float>::type given) {
   using Register = VectorRegister<float>::type;
   using Bits = VectorRegister<float>::bits;
 #if defined(__AVX512F__)
