@@ -37,6 +37,23 @@ struct RowVectors {
   typedef float Floats __attribute__((vector_size(Width * sizeof(float))));
   typedef std::int32_t Integers __attribute__((vector_size(Width * sizeof(std::int32_t))));
 };
+#if defined(__AVX512F__)
+IMPLICIT_ATTENTION_INTRINSICS_BEGIN
+/// 2^t of 16 numbers t, none above 0, by the same polynomial and the processor's own scaling by powers of two.
+EIGEN_ALWAYS_INLINE __m512 power_of_two_of_register(__m512 t) {
+  const auto all = [](float number) { return _mm512_set1_ps(number); };
+  const __m512 to_integer = all(12582912.0F);  // 1.5 2^23
+  const __m512 n = _mm512_sub_ps(_mm512_add_ps(t, to_integer), to_integer), r = _mm512_sub_ps(t, n);
+  __m512 p = _mm512_fmadd_ps(r, all(1.5461444698569129e-4F), all(1.3400428177615838e-3F));
+  p = _mm512_fmadd_ps(p, r, all(9.6180566785246373e-3F));
+  p = _mm512_fmadd_ps(p, r, all(5.5503272266703019e-2F));
+  p = _mm512_fmadd_ps(p, r, all(0.24022650922288757F));
+  p = _mm512_fmadd_ps(p, r, all(0.69314720670283259F));
+  p = _mm512_fmadd_ps(p, r, all(1.0F));
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, all(-126.0F), _CMP_GE_OQ), p, n);
+}
+IMPLICIT_ATTENTION_INTRINSICS_END
+#endif
 template <int Width, class Rates>
 EIGEN_ALWAYS_INLINE void add_decays(const Rates& rates, Index offset, const std::vector<std::size_t>& states, const float* weights,
                                     Index count, const float* elapsed, float* sums) {
@@ -48,6 +65,12 @@ EIGEN_ALWAYS_INLINE void add_decays(const Rates& rates, Index offset, const std:
   const Floats lowest = Floats{} - 127.0F;
   for (Index i = 0; i < count; ++i) {
     std::memcpy(&rate, rates[states[static_cast<std::size_t>(i)]].data() + offset, sizeof rate);
+#if defined(__AVX512F__)
+    if constexpr (Width == 16) {
+      sum += weights[i] * reinterpret_cast<Floats>(power_of_two_of_register(reinterpret_cast<__m512>(rate * time)));
+      continue;
+    }
+#endif
     const Floats product = rate * time, t = product < lowest ? lowest : product;
     const Integers k = __builtin_convertvector(t - 0.5F, Integers);
     const Floats r = t - __builtin_convertvector(k, Floats);
@@ -149,10 +172,11 @@ class StateSpaceTile {
     const DiagonalRecurrence<Scalar>& recurrence = from_->recurrence;
     const Index row = from_->row;
     const bool own_key_scale = recurrence.key_scale.data() != recurrence.step.data();
+    const bool ordinary = ordinary_ && ordinary_steps(begin, end);
     for (Index token = end - 1; token >= begin; --token) {
       Numbers sums = Numbers::Zero();
       if (token >= visible_ && alive_ > 0) {
-        add_states(row, token, sums);
+        add_states(row, token, ordinary, sums);
         const Numbers step = load(recurrence.step, token);
         elapsed_ += step;
         if ((row - token) % 16 == 0) leave_out();
@@ -177,16 +201,30 @@ class StateSpaceTile {
     return to;
   }
 
+  /// Whether what has elapsed is finite and not negative, and stays so through tokens begin .. end - 1. Asks for these tokens' other
+  /// numbers, which lie too far from each other for a processor to foresee.
+  [[nodiscard]] EIGEN_ALWAYS_INLINE bool ordinary_steps(Index begin, Index end) const {
+    Numbers least = elapsed_, elapsed = elapsed_;
+    for (Index token = end - 1; token >= std::max(begin, visible_); --token) {
+      for (const Array<Scalar>* const array : {&from_->activation, &from_->input_scale, &from_->recurrence.key_scale})
+        if (!array->empty()) prefetch<static_cast<int>(row_lanes)>(array->row(token) + channel_);
+      const Numbers step = load(from_->recurrence.step, token);
+      least = least.min(step);
+      elapsed += step;
+    }
+    // A NaN among the steps is one in their sum.
+    return all_lanes(least, row_lanes, [](Scalar step) { return step >= Scalar(0); }) &&
+           all_lanes(elapsed, row_lanes, [](Scalar sum) { return sum <= std::numeric_limits<Scalar>::max(); });
+  }
+
   /// sum_n query[n] key[n] exp(rate[n] elapsed).
-  EIGEN_ALWAYS_INLINE void add_states(Index row, Index token, Numbers& sums) {
+  EIGEN_ALWAYS_INLINE void add_states(Index row, Index token, bool ordinary, Numbers& sums) {
     const Scalar *query = from_->recurrence.query.row(row), *key = from_->recurrence.key.row(token);
     for (Index i = 0; i < alive_; ++i) {
       const std::size_t n = order_[static_cast<std::size_t>(i)];
       weights_[i] = query[n] * key[n];
     }
-    // A step that is negative or not finite: whatever the equation gives.
-    if (!ordinary_ || !all_lanes(elapsed_, static_cast<Index>(row_lanes),
-                                 [](Scalar step) { return step >= Scalar(0) && step <= std::numeric_limits<Scalar>::max(); })) {
+    if (!ordinary) {  // whatever the equation gives
       for (Index i = 0; i < alive_; ++i)
         for (Index c = 0; c < row_lanes; ++c)
           sums[c] += weights_[i] * std::exp2(rates_[order_[static_cast<std::size_t>(i)]][c] * elapsed_[c]);
