@@ -243,7 +243,7 @@ class HeadReduction {
     if (as_product_) return join(all_columns_, run, rows);
     finite_->split(finite_columns_, all_columns_, run, rows, join);
   }
-  /// After the last head of a run.
+  /// After each batch of a run's heads.
   void finish(const RowRun& run) {
     out_.middleRows(place_, run.count()) = joined_.leftCols(out_.cols());
     joined_.resize(0, 0);

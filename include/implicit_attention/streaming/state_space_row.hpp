@@ -37,6 +37,9 @@ struct RowVectors {
   typedef float Floats __attribute__((vector_size(Width * sizeof(float))));
   typedef std::int32_t Integers __attribute__((vector_size(Width * sizeof(std::int32_t))));
 };
+/// Of the polynomial for 2^r, the highest power first; the last, of r^0, is 1.
+constexpr float power_of_two_terms[] = {1.5461444698569129e-4F, 1.3400428177615838e-3F, 9.6180566785246373e-3F,
+                                        5.5503272266703019e-2F, 0.24022650922288757F,   0.69314720670283259F};
 #if defined(__AVX512F__)
 IMPLICIT_ATTENTION_INTRINSICS_BEGIN
 /// 2^t of 16 numbers t, none above 0, by the same polynomial and the processor's own scaling by powers of two.
@@ -44,11 +47,11 @@ EIGEN_ALWAYS_INLINE __m512 power_of_two_of_register(__m512 t) {
   const auto all = [](float number) { return _mm512_set1_ps(number); };
   const __m512 to_integer = all(12582912.0F);  // 1.5 2^23
   const __m512 n = _mm512_sub_ps(_mm512_add_ps(t, to_integer), to_integer), r = _mm512_sub_ps(t, n);
-  __m512 p = _mm512_fmadd_ps(r, all(1.5461444698569129e-4F), all(1.3400428177615838e-3F));
-  p = _mm512_fmadd_ps(p, r, all(9.6180566785246373e-3F));
-  p = _mm512_fmadd_ps(p, r, all(5.5503272266703019e-2F));
-  p = _mm512_fmadd_ps(p, r, all(0.24022650922288757F));
-  p = _mm512_fmadd_ps(p, r, all(0.69314720670283259F));
+  __m512 p = _mm512_fmadd_ps(r, all(power_of_two_terms[0]), all(power_of_two_terms[1]));
+  p = _mm512_fmadd_ps(p, r, all(power_of_two_terms[2]));
+  p = _mm512_fmadd_ps(p, r, all(power_of_two_terms[3]));
+  p = _mm512_fmadd_ps(p, r, all(power_of_two_terms[4]));
+  p = _mm512_fmadd_ps(p, r, all(power_of_two_terms[5]));
   p = _mm512_fmadd_ps(p, r, all(1.0F));
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(t, all(-126.0F), _CMP_GE_OQ), p, n);
 }
@@ -77,11 +80,11 @@ EIGEN_ALWAYS_INLINE void add_decays(const Rates& rates, Index offset, const std:
     const Integers bits = (k + 127) << 23;
     Floats scale;
     std::memcpy(&scale, &bits, sizeof scale);
-    Floats p = r * 1.5461444698569129e-4F + 1.3400428177615838e-3F;
-    p = p * r + 9.6180566785246373e-3F;
-    p = p * r + 5.5503272266703019e-2F;
-    p = p * r + 0.24022650922288757F;
-    p = p * r + 0.69314720670283259F;
+    Floats p = r * power_of_two_terms[0] + power_of_two_terms[1];
+    p = p * r + power_of_two_terms[2];
+    p = p * r + power_of_two_terms[3];
+    p = p * r + power_of_two_terms[4];
+    p = p * r + power_of_two_terms[5];
     p = p * r + 1.0F;
     sum += weights[i] * (p * scale);
   }
